@@ -1,0 +1,46 @@
+# make demo    train a NeRF on the embedded scene for a minute, with and without the native kernels; demo-out/report.html
+# make test    lint and every test, in a virtual environment of its own
+# make bench   every benchmark beside its baselines; JSON and a plot
+# make ext     rebuild the native module in place, for work on the kernels
+VENV ?= .venv
+PYTHON ?= python3
+# The torch to install when the environment has none; an installed one is never replaced.
+TORCH ?= torch==2.13.0
+DATA ?= examples/still_life
+SECONDS ?= 60
+BIN := $(VENV)/bin
+
+.PHONY: venv install test lint format bench demo ext clean
+
+venv: $(BIN)/activate
+$(BIN)/activate:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+install: venv
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+	$(BIN)/typos
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+test: lint
+	cmake -S . -B build/core -GNinja -DFASTVFX_PYTHON=OFF -DFASTVFX_CUDA=off -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	cmake --build build/core
+	ctest --test-dir build/core --output-on-failure
+	$(BIN)/python -m pytest
+
+ext:
+	$(PYTHON) setup.py --quiet build_ext --inplace
+
+clean:
+	rm -rf build fastvfx/_C*.so fastvfx/_C*.pyd *.egg-info

@@ -1,0 +1,30 @@
+// The C++ interface of the library: one function per kernel and processor. Arguments are plain structs of pointers
+// and sizes; nothing here allocates a result, knows of Python, or of torch.
+#pragma once
+
+#include "fastvfx/composite.h"
+#include "fastvfx/offsets.h"
+
+namespace fastvfx {
+
+// Instruction-set levels of x86-64; everything else runs `generic`.
+enum class Isa : int { generic = 0, x86_64_v2 = 2, x86_64_v3 = 3, x86_64_v4 = 4 };
+
+Isa detected_isa();     // the best that this processor and this build have
+Isa active_isa();       // what cpu:: functions run: detected_isa(), or FASTVFX_CPU_ISA=generic|v2|v3|v4, or set_isa()
+void set_isa(Isa isa);  // throws std::invalid_argument when the processor or the build lacks it
+const char* isa_name(Isa isa);
+
+namespace cpu {
+#define FVX_KERNEL(name, Args) void name(const Args& args);
+#include "../../cpu/kernels.def"
+#undef FVX_KERNEL
+}  // namespace cpu
+
+// Asynchronous on args.stream. Throw std::runtime_error when a launch is refused.
+namespace cuda {
+void composite_fwd(const CompositeFwd& args);
+void composite_bwd(const CompositeBwd& args);
+}  // namespace cuda
+
+}  // namespace fastvfx

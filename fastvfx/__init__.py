@@ -1,0 +1,22 @@
+"""fastvfx: fast differentiable operators and models for neural visual effects.
+
+Operators are functions of tensors (:mod:`fastvfx.functional`, the common ones also here), modules hold parameters,
+models are built from both. ``fastvfx info`` on the command line says what was built and what will run.
+"""
+
+from . import _ops, functional
+from ._backend import backend, get_backend
+from .functional import composite, composite_alphas
+from .render import VolumeRenderer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VolumeRenderer",
+    "__version__",
+    "backend",
+    "composite",
+    "composite_alphas",
+    "functional",
+    "get_backend",
+]

@@ -1,0 +1,56 @@
+"""Second and higher derivatives by differentiating the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def reference_double_backward(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    grad_outputs: Sequence[Tensor | None],
+    grad_grads: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Vector-Jacobian product of ``(inputs, grad_outputs) -> grad_inputs``, the backward of ``function``.
+
+    Args:
+        function: the differentiable PyTorch formula, ``function(*inputs) -> outputs``.
+        inputs: what it was called with; ``None`` entries are passed on and get no gradient.
+        grad_outputs: the first backward's incoming gradients, one per output, ``None`` where there was none.
+        grad_grads: gradients of the loss with respect to each ``grad_input``, one per input.
+
+    Returns:
+        Gradients with respect to ``inputs`` and with respect to ``grad_outputs``. If gradients are enabled they are
+        themselves differentiable, so that any order follows.
+    """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Tensors that need no gradient still have to be differentiated through once, as leaves of their own.
+        leaves = [None if x is None else x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        incoming = [None if g is None else g if g.requires_grad else g.detach().requires_grad_() for g in grad_outputs]
+        outputs = function(*leaves)
+        live = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None and o.requires_grad]
+        wanted = [x for x, gg in zip(leaves, grad_grads, strict=True) if x is not None and gg is not None]
+        nones: tuple[list[Tensor | None], list[Tensor | None]] = ([None] * len(inputs), [None] * len(grad_outputs))
+        if not live or not wanted:
+            return nones
+        first = torch.autograd.grad(
+            [o for o, _ in live], wanted, [g for _, g in live], create_graph=True, allow_unused=True
+        )
+        cotangents = [gg for x, gg in zip(leaves, grad_grads, strict=True) if x is not None and gg is not None]
+        pairs = [(f, c) for f, c in zip(first, cotangents, strict=True) if f is not None and f.requires_grad]
+        if not pairs:
+            return nones
+        targets = [t for t in (*leaves, *incoming) if t is not None]
+        second = iter(
+            torch.autograd.grad(
+                [f for f, _ in pairs], targets, [c for _, c in pairs], create_graph=keep, allow_unused=True
+            )
+        )
+        return (
+            [None if x is None else next(second) for x in leaves],
+            [None if g is None else next(second) for g in incoming],
+        )

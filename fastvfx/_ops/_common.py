@@ -1,0 +1,55 @@
+"""What every operator's registration needs: the library, pointers, dtype codes, threads and streams."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _ext
+
+LIB = torch.library.Library("fastvfx", "DEF")
+
+#: Same table as ``DType`` in csrc/include/fastvfx/dtype.h.
+DTYPE_CODE = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+def accumulate_dtype(storage: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: 16-bit types are only ever stored."""
+    return torch.float64 if storage is torch.float64 else torch.float32
+
+
+def ptr(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register ``fastvfx::<schema>``: one implementation for CPU and CUDA, which differ in the kernel they name."""
+    name = schema.partition("(")[0]
+    LIB.define(schema)
+    LIB.impl(name, implementation, "CPU")
+    LIB.impl(name, implementation, "CUDA")
+    torch.library.register_fake(f"fastvfx::{name}", fake, lib=LIB)
+
+
+def kernel(name: str, device: torch.device) -> Callable[..., None]:
+    """The ``_C`` function of that name for ``device``."""
+    function = getattr(_ext._C, f"{name}_{device.type}", None)
+    if function is None:
+        raise RuntimeError(f"fastvfx.{name}: no native kernel for {device}: {_ext.why_missing or 'it was not built'}")
+    return function
+
+
+def executor(device: torch.device) -> tuple[int, int]:
+    """``(threads, stream)`` to run with: torch's thread count on the CPU, torch's current stream on a GPU."""
+    if device.type == "cpu":
+        return torch.get_num_threads(), 0
+    return 0, torch.cuda.current_stream(device).cuda_stream
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes ``device`` the current one while a kernel is launched."""
+    return contextlib.nullcontext() if device.type == "cpu" else torch.cuda.device(device)

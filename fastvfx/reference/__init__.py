@@ -1,0 +1,5 @@
+"""Every operator in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests."""
+
+from .composite import composite
+
+__all__ = ["composite"]
