@@ -1,0 +1,34 @@
+"""Captures on disk, cameras, images and films."""
+
+from .bounds import SceneBounds, scene_bounds, visual_hull
+from .cameras import Cameras, distort, undistort
+from .dataset import PosedImages, RayBatch
+from .errors import DataError
+from .images import atomic_path, atomic_write, over_background, parse_color, read_image, write_image, write_video
+from .paths import axes_center, camera_path, interpolate_poses, look_at, orbit_path
+from .transforms import load_transforms
+
+__all__ = [
+    "Cameras",
+    "DataError",
+    "PosedImages",
+    "RayBatch",
+    "SceneBounds",
+    "atomic_path",
+    "atomic_write",
+    "axes_center",
+    "camera_path",
+    "distort",
+    "interpolate_poses",
+    "load_transforms",
+    "look_at",
+    "orbit_path",
+    "over_background",
+    "parse_color",
+    "read_image",
+    "scene_bounds",
+    "undistort",
+    "visual_hull",
+    "write_image",
+    "write_video",
+]
