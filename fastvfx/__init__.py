@@ -4,7 +4,7 @@ Operators are functions of tensors (:mod:`fastvfx.functional`, the common ones a
 models are built from both. ``fastvfx info`` on the command line says what was built and what will run.
 """
 
-from . import _ops, functional
+from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
 from .functional import composite, composite_alphas
 from .render import VolumeRenderer

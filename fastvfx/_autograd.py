@@ -28,9 +28,13 @@ def reference_double_backward(
     """
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Tensors that need no gradient still have to be differentiated through once, as leaves of their own.
-        leaves = [None if x is None else x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-        incoming = [None if g is None else g if g.requires_grad else g.detach().requires_grad_() for g in grad_outputs]
+        # Without a higher order to come, every tensor is a fresh leaf: a view made while gradients were off claims to
+        # require them, yet the graph does not lead through it.
+        def leaf(x: Tensor | None) -> Tensor | None:
+            return x if x is None or (keep and x.requires_grad) else x.detach().requires_grad_()
+
+        leaves = [leaf(x) for x in inputs]
+        incoming = [leaf(g) for g in grad_outputs]
         outputs = function(*leaves)
         live = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None and o.requires_grad]
         wanted = [x for x, gg in zip(leaves, grad_grads, strict=True) if x is not None and gg is not None]

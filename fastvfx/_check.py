@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import _ext
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -41,3 +43,31 @@ def has_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int], descr
     """``described`` is the shape in words, e.g. ``(n_samples, channels) with n_samples=4096``."""
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(f"fastvfx.{op}: expected {name} of shape {described}, got {tuple(tensor.shape)}")
+
+
+def offsets(op: str, offsets: Tensor, n_samples: int, padded: bool) -> None:
+    """Packed rays' offsets (n_rays + 1,) on the CPU: sorted, from 0 to ``n_samples`` (or less, if ``padded``).
+
+    Not done on a GPU, where it would wait for the device.
+    """
+    if _ext._C is not None:
+        bad = _ext._C.check_offsets(offsets.data_ptr(), offsets.shape[0] - 1)
+    else:
+        steps = torch.diff(offsets)
+        bad = int(steps.argmin()) if steps.numel() and int(steps.min()) < 0 else -1
+    if bad >= 0:
+        raise ValueError(
+            f"fastvfx.{op}: expected sorted offsets, got offsets[{bad}]={int(offsets[bad])} "
+            f"> offsets[{bad + 1}]={int(offsets[bad + 1])}"
+        )
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last > n_samples or (last < n_samples and not padded):
+        raise ValueError(
+            f"fastvfx.{op}: expected offsets from 0 to n_samples={n_samples}, got {first} to {last}"
+            + ("" if padded or last > n_samples else "; pass padded=True if the samples behind the last are padding")
+        )
+
+
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether the tensor's values can be read now: not while tracing, and not on a GPU without waiting for it."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _ext
+from .. import _check
 from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, on, ptr
 
 #: Same table as ``DepthMode`` in csrc/include/fastvfx/composite.h.
@@ -22,23 +22,6 @@ _OPTIONS = "bool alphas, int depth_mode, float depth_threshold, float early_stop
 
 def _n_rays(values: Tensor, offsets: Tensor | None) -> int:
     return values.shape[0] if offsets is None else offsets.shape[0] - 1
-
-
-def _check_offsets(offsets: Tensor, n_samples: int, padded: bool) -> None:
-    """Only on the CPU: on a GPU this would wait for the device, so there a ray with a bad span comes out as NaN."""
-    assert _ext._C is not None
-    bad = _ext._C.check_offsets(ptr(offsets), offsets.shape[0] - 1)
-    if bad >= 0:
-        raise ValueError(
-            f"fastvfx.composite: expected sorted offsets, got offsets[{bad}]={int(offsets[bad])} "
-            f"> offsets[{bad + 1}]={int(offsets[bad + 1])}"
-        )
-    first, last = int(offsets[0]), int(offsets[-1])
-    if first != 0 or last > n_samples or (last < n_samples and not padded):
-        raise ValueError(
-            f"fastvfx.composite: expected offsets from 0 to n_samples={n_samples}, got {first} to {last}"
-            + ("" if padded or last > n_samples else "; pass padded=True if the samples behind the last are padding")
-        )
 
 
 def _rays(
@@ -103,7 +86,7 @@ def _fwd(
     weights, transmittance,
 ):  # fmt: skip
     if offsets is not None and values.device.type == "cpu":
-        _check_offsets(offsets, values.shape[0], padded)
+        _check.offsets("composite", offsets, values.shape[0], padded)
     outputs = _outputs(values, rgbs, offsets, padded, weights, transmittance)
     rgb, opacity, depth, w, T = outputs
     options = (alphas, depth_mode, depth_threshold, early_stop_eps)

@@ -155,6 +155,8 @@ def _composite(
         op, name, values, rgbs, t_starts, t_ends, offsets, background, padded
     )
     if not use_native(op, values.device):
+        if offsets is not None and _check.is_concrete(offsets):
+            _check.offsets(op, offsets, values.shape[0], padded)
         rgb, opacity, z, w, T = reference(
             values, rgbs, t_starts, t_ends, offsets, background, alphas, depth, depth_threshold, early_stop_eps
         )
@@ -216,7 +218,8 @@ def _checked(
     _check.has_shape(op, "t_starts", t_starts, values.shape, f"{per_sample} with {known}")
     _check.has_shape(op, "t_ends", t_ends, values.shape, f"{per_sample} with {known}")
     channels = rgbs.shape[-1]
-    if background is not None and tuple(background.shape) not in ((channels,), (n_rays, channels)):
+    # Two comparisons rather than `in`, which torch.compile does not resolve for symbolic sizes.
+    if background is not None and background.shape != (channels,) and background.shape != (n_rays, channels):
         raise ValueError(
             f"fastvfx.{op}: expected background of shape (channels,) or (n_rays, channels) with n_rays={n_rays}, "
             f"channels={channels}, got {tuple(background.shape)}"
