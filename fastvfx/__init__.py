@@ -6,12 +6,14 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
-from .functional import composite, composite_alphas
+from .functional import composite, composite_alphas, mlp
+from .network import MLP
 from .render import VolumeRenderer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MLP",
     "VolumeRenderer",
     "__version__",
     "backend",
@@ -19,4 +21,5 @@ __all__ = [
     "composite_alphas",
     "functional",
     "get_backend",
+    "mlp",
 ]

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "fastvfx/kernels.h"
 
@@ -26,6 +27,7 @@ void run(Kernel kernel, const Args& args) {
 }
 
 void bind_composite(py::module_& m);
+void bind_mlp(py::module_& m);
 
 }  // namespace fastvfx
 

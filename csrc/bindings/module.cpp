@@ -20,4 +20,5 @@ PYBIND11_MODULE(_C, m) {
     throw py::value_error("fastvfx: expected generic, x86-64-v2, x86-64-v3 or x86-64-v4, got " + name);
   });
   bind_composite(m);
+  bind_mlp(m);
 }

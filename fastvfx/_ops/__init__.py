@@ -1,5 +1,5 @@
 """Registration of every operator as ``torch.ops.fastvfx.*``."""
 
-from . import composite
+from . import composite, mlp
 
-__all__ = ["composite"]
+__all__ = ["composite", "mlp"]

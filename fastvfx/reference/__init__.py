@@ -1,5 +1,6 @@
 """Every operator in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests."""
 
 from .composite import composite
+from .mlp import mlp
 
-__all__ = ["composite"]
+__all__ = ["composite", "mlp"]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fastvfx/composite.h"
+#include "fastvfx/mlp.h"
 #include "fastvfx/offsets.h"
 
 namespace fastvfx {

@@ -1,0 +1,163 @@
+// Register-blocked matrix product for operands that sit in L1/L2: the inner kernel of the small networks.
+//
+//   C[r][j] = finish(init[j] + sum_k a[r * a_row + k * a_k] * b[k * b_row + j])
+// A block of rows times up to kPanel vectors of columns stays in registers for the whole sum: 6 x 4 vectors with 32
+// registers, 6 x 2 with 16. Each step loads the columns once and each row's element as a broadcast, so that there
+// are two to three multiply-adds to a load. On Zen 4 this runs at 90 % of the FMA peak.
+#pragma once
+
+#include "fastvfx/math.h"
+
+FVX_BEGIN_ISA
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kPanel = 4;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kPanel = 2;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kPanel = 2;
+#endif
+
+#if defined(__GNUC__)
+#define FVX_UNROLL _Pragma("GCC unroll 8")
+#define FVX_NOINLINE __attribute__((noinline))
+template <class A>
+struct Simd {
+  static constexpr int kLanes = kVectorBytes / int(sizeof(A));
+  typedef A V __attribute__((vector_size(kVectorBytes)));
+  typedef A Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(A)), may_alias));
+  static FVX_HD V load(const A* p) { return *reinterpret_cast<const Unaligned*>(p); }
+  static FVX_HD void store(A* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
+  static FVX_HD V splat(A x) { return x - V{}; }
+};
+#else
+#define FVX_UNROLL
+#define FVX_NOINLINE
+template <class A>
+struct Simd {
+  static constexpr int kLanes = 1;
+  using V = A;
+  static FVX_HD V load(const A* p) { return *p; }
+  static FVX_HD void store(A* p, V v) { *p = v; }
+  static FVX_HD V splat(A x) { return x; }
+};
+#endif
+
+template <class A>
+constexpr int64_t round_to_lanes(int64_t n) {
+  return (n + Simd<A>::kLanes - 1) / Simd<A>::kLanes * Simd<A>::kLanes;
+}
+
+enum class Finish { store, relu, relu_mask, add };
+
+template <class A>
+struct Product {
+  int64_t rows, columns, depth;  // columns: a multiple of the lanes
+  const A* a;
+  int64_t a_row, a_k;
+  const A* b;
+  int64_t b_row;  // 0: b is packed in panels, see pack_panels()
+  const A* init;  // (columns) or null
+  A* c;
+  int64_t c_row;
+  const A* mask;  // relu_mask: C is zero where mask <= 0
+  int64_t mask_row;
+};
+
+template <class A, int kRows, int kVectors, Finish finish>
+FVX_HD void multiply_block(const Product<A>& p, int64_t row, const A* b, int64_t b_row, int64_t column) {
+  using S = Simd<A>;
+  using V = typename S::V;
+  constexpr int L = S::kLanes;
+  const A* a = p.a + row * p.a_row;
+  const int64_t a_row = p.a_row, a_k = p.a_k, depth = p.depth;
+  V acc[kRows][kVectors];
+  FVX_UNROLL for (int v = 0; v < kVectors; ++v) {
+    const V init = p.init ? S::load(p.init + column + v * L) : V{};
+    FVX_UNROLL for (int r = 0; r < kRows; ++r) acc[r][v] = init;
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    V w[kVectors];
+    FVX_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = S::load(b + k * b_row + v * L);
+    FVX_UNROLL for (int r = 0; r < kRows; ++r) {
+      const V x = S::splat(a[r * a_row + k * a_k]);
+      FVX_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] += x * w[v];
+    }
+  }
+  FVX_UNROLL for (int r = 0; r < kRows; ++r) {
+    A* c = p.c + (row + r) * p.c_row + column;
+    FVX_UNROLL for (int v = 0; v < kVectors; ++v) {
+      V y = acc[r][v];
+      if (finish == Finish::relu) y = V{} > y ? V{} : y;  // NaN stays
+      if (finish == Finish::relu_mask) {
+        y = S::load(p.mask + (row + r) * p.mask_row + column + v * L) <= V{} ? V{} : y;
+      }
+      if (finish == Finish::add) y += S::load(c + v * L);
+      S::store(c + v * L, y);
+    }
+  }
+}
+
+template <class A, int kVectors, Finish finish>
+FVX_NOINLINE void multiply_panel(const Product<A>& p, const A* b, int64_t b_row, int64_t column) {
+  constexpr int kRows = kVectors >= kPanel || kVectors == 3 ? 6 : 8;
+  int64_t row = 0;
+  for (; row + kRows <= p.rows; row += kRows) multiply_block<A, kRows, kVectors, finish>(p, row, b, b_row, column);
+  if (row + 4 <= p.rows) {
+    multiply_block<A, 4, kVectors, finish>(p, row, b, b_row, column);
+    row += 4;
+  }
+  if (row + 2 <= p.rows) {
+    multiply_block<A, 2, kVectors, finish>(p, row, b, b_row, column);
+    row += 2;
+  }
+  if (row < p.rows) multiply_block<A, 1, kVectors, finish>(p, row, b, b_row, column);
+}
+
+template <class A, Finish finish>
+void multiply(const Product<A>& p) {
+  constexpr int64_t L = Simd<A>::kLanes;
+  const int64_t vectors = p.columns / L;
+  for (int64_t v = 0; v < vectors; v += kPanel) {
+    const int64_t width = vectors - v < kPanel ? vectors - v : kPanel;
+    const A* b = p.b + (p.b_row ? v * L : v * L * p.depth);
+    const int64_t b_row = p.b_row ? p.b_row : width * L;
+    switch (width) {
+      case 1:
+        multiply_panel<A, 1, finish>(p, b, b_row, v * L);
+        break;
+      case 2:
+        multiply_panel<A, 2, finish>(p, b, b_row, v * L);
+        break;
+      case 3:
+        multiply_panel<A, 3, finish>(p, b, b_row, v * L);
+        break;
+      default:
+        multiply_panel<A, kPanel, finish>(p, b, b_row, v * L);
+    }
+  }
+}
+
+// The (depth, columns) matrix `at(k, j)` panel by panel, zeros up to a multiple of the lanes.
+// Returns the end of what it wrote.
+template <class A, class At>
+A* pack_panels(int64_t depth, int64_t columns, A* out, const At& at) {
+  constexpr int64_t kWidth = kPanel * Simd<A>::kLanes;
+  const int64_t padded = round_to_lanes<A>(columns);
+  for (int64_t first = 0; first < padded; first += kWidth) {
+    const int64_t width = padded - first < kWidth ? padded - first : kWidth;
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = first; j < first + width; ++j) *out++ = j < columns ? at(k, j) : A(0);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+FVX_END_ISA
