@@ -39,6 +39,10 @@ test: lint
 	ctest --test-dir build/core --output-on-failure
 	$(BIN)/python -m pytest
 
+# One file, another device, a longer run: benchmarks/run.py --help
+bench: install
+	$(BIN)/python benchmarks/run.py
+
 ext:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 
