@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._threads import one_thread
 from .cameras import Cameras
 from .errors import DataError
 from .paths import axes_center
@@ -161,7 +161,7 @@ def scene_bounds(
     center, converge = axes_center(centers, forward)
     distance = (centers - center).norm(dim=-1)
     if mattes is not None:
-        with _one_thread():
+        with one_thread():
             box = visual_hull(*mattes, center, 0.9 * float(distance.mean()))
         if box is not None:
             return SceneBounds.from_box(
@@ -186,17 +186,6 @@ def scene_bounds(
     return SceneBounds.from_box(low, high, levels=levels, near=2 * _NEAR if levels > 1 else 0.0, source=source)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For thousands of small steps: waking and joining threads costs more than the work, the more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def visual_hull(
     cameras: Cameras, mattes: Sequence[Tensor], center: Tensor, half: float, *, levels: int = 3
 ) -> tuple[Tensor, Tensor] | None:
@@ -205,7 +194,7 @@ def visual_hull(
     The voxels of a cube are projected into every view; those that are left are split in eight and projected again.
     Beyond the border of an image its matte is taken to go on as it is at the border: a turntable cut off by the frame
     stays, and what lies outside a frame with a clear border goes. A point must still be inside the frame of half of
-    the views. One view in twenty may err (mattes pulled with a key have holes). Mattes are widened by the size of a
+    the views. One view in 32 may err (mattes pulled with a key have holes). Mattes are widened by the size of a
     voxel, so that nothing thin is lost.
 
     Args:
@@ -215,7 +204,7 @@ def visual_hull(
         levels: how often to do so; the first time there are 32 voxels along a side.
     """
     n = len(cameras)
-    allowed, needed = n // 20, max(1, n // 2)
+    allowed, needed = n // 32, max(1, n // 2)
     # In random order the first few views already carve from all sides.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
     middle = center.float()

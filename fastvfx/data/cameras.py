@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ._threads import one_thread
+
 __all__ = ["Cameras", "distort", "undistort"]
 
 # Direction tables above this many pixels in all are not kept; rays are then computed at each call.
@@ -323,7 +325,8 @@ class Cameras:
                 h, w = int(self.height[camera]), int(self.width[camera])
                 index = torch.arange(h * w, device=self.device)
                 xy = torch.stack([index % w, index // w], -1) + 0.5
-                parts.append(self._local_directions(torch.full_like(index, camera), xy))
+                with one_thread():
+                    parts.append(self._local_directions(torch.full_like(index, camera), xy))
             starts = counts.cumsum(0) - counts
             self._table = (torch.cat(parts), starts[inverse])
         return self._table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -126,7 +127,7 @@ def read_image(path: PathLike) -> Tensor:
             # Pillow cuts 16-bit colour down to 8 bits.
             if path.suffix.lower() == ".png" and _png_depth(path) == 16:
                 return _read_deep(path)
-            alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+            alpha = image.getbands()[-1] in ("A", "a") or "transparency" in image.info
             pixels = np.array(image.convert("RGBA" if alpha else "RGB"))
     except DataError:
         raise
@@ -159,19 +160,33 @@ def _read_deep(path: Path) -> Tensor:
     try:
         with av.open(str(path)) as container:
             frame = next(container.decode(video=0))
-            components = frame.format.components
-            alpha = any(c.is_alpha for c in components)
             if path.suffix.lower() == ".exr":
-                pixels = frame.to_ndarray(format="gbrapf32le" if alpha else "gbrpf32le").astype(np.float32)
-                if alpha:  # EXR stores colour multiplied by alpha.
-                    pixels[..., :3] /= np.where(pixels[..., 3:] > 0, pixels[..., 3:], 1)
+                pixels = _float_planes(frame)
             else:
+                alpha = any(c.is_alpha for c in frame.format.components)
                 pixels = frame.to_ndarray(format="rgba64le" if alpha else "rgb48le").astype(np.float32) / 65535.0
     except (av.FFmpegError, StopIteration, IndexError, ValueError) as error:
         raise DataError(f"{path}: the image is damaged or not an image: {error}") from error
     if not np.isfinite(pixels).all():
         raise DataError(f"{path}: the image holds NaN or infinite values")
     return torch.from_numpy(pixels)
+
+
+def _float_planes(frame: Any) -> np.ndarray:
+    """(H, W, 3 or 4) float32 of a decoded EXR. FFmpeg's own conversion would clip to [0, 1]."""
+    match = re.fullmatch(r"(gbrp|gbrap|gray)f(16|32)le", frame.format.name)
+    if match is None:
+        raise ValueError(f"pixels of kind {frame.format.name} are not supported")
+    bits = int(match[2])
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, dtype=f"<f{bits // 8}").reshape(-1, plane.line_size * 8 // bits)
+        planes.append(rows[: frame.height, : frame.width].astype(np.float32))
+    order = {"gbrp": (2, 0, 1), "gbrap": (2, 0, 1, 3), "gray": (0, 0, 0)}[match[1]]
+    pixels = np.stack([planes[i] for i in order], axis=-1)
+    if pixels.shape[-1] == 4:  # EXR stores colour multiplied by alpha.
+        pixels[..., :3] /= np.where(pixels[..., 3:] > 0, pixels[..., 3:], 1)
+    return pixels
 
 
 def _to_uint8(image: Tensor | np.ndarray, where: str) -> np.ndarray:

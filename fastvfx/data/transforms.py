@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,9 @@ def _read_frame(frame: Frame, downscale: int, mask: str) -> _Picture:
     cx, cy = _number(frame, "cx"), _number(frame, "cy")
     cx, cy = (w / 2 if cx is None else cx), (h / 2 if cy is None else cy)
     lens = [_number(frame, key) or 0.0 for key in _LENS]
-    _check_lens(frame, w, h, (fx, fy, cx, cy), lens)
+    if not _has_inverse(w, h, (fx, fy, cx, cy), tuple(lens)):
+        values = ", ".join(f"{key} = {v:g}" for key, v in zip(_LENS, lens, strict=True) if v)
+        raise DataError(f"{frame.where}: the lens distortion ({values}) folds over inside the image and has no inverse")
 
     valid = None
     if frame.mask is not None:
@@ -200,20 +203,19 @@ def _read_frame(frame: Frame, downscale: int, mask: str) -> _Picture:
     return _Picture(pixels, valid, (fx, fy, cx, cy), lens, frame.image.suffix.lower() == ".exr")
 
 
-def _check_lens(frame: Frame, w: int, h: int, k: tuple[float, float, float, float], lens: list[float]) -> None:
-    """The lens model must have an inverse all over the image; its worst points are on the border."""
+@lru_cache
+def _has_inverse(w: int, h: int, intrinsics: tuple[float, ...], lens: tuple[float, ...]) -> bool:
+    """Whether the lens model has an inverse all over the image; its worst points are on the border."""
     if not any(lens):
-        return
+        return True
     t = torch.linspace(0, 1, 33, dtype=torch.float64)
     zero, one = torch.zeros_like(t), torch.ones_like(t)
     border = torch.cat([torch.stack(p, -1) for p in ((t, zero), (t, one), (zero, t), (one, t))])
-    size, focal, center = (torch.tensor(v, dtype=torch.float64) for v in ((w, h), k[:2], k[2:]))
+    size, focal, center = (torch.tensor(v, dtype=torch.float64) for v in ((w, h), intrinsics[:2], intrinsics[2:]))
     plane = (border * size - center) / focal
     coefficients = torch.tensor(lens, dtype=torch.float64)
     error = ((distort(undistort(plane, coefficients), coefficients) - plane) * focal).abs().max()
-    if not float(error) < 0.1:
-        values = ", ".join(f"{key} = {v:g}" for key, v in zip(_LENS, lens, strict=True) if v)
-        raise DataError(f"{frame.where}: the lens distortion ({values}) folds over inside the image and has no inverse")
+    return float(error) < 0.1
 
 
 def _read_mask(frame: Frame, size: tuple[int, int]) -> Tensor:
