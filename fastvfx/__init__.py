@@ -6,7 +6,8 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
-from .functional import composite, composite_alphas, mlp
+from .encoding import SphericalHarmonics
+from .functional import composite, composite_alphas, mlp, spherical_harmonics
 from .network import MLP
 from .render import VolumeRenderer
 
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "SphericalHarmonics",
     "VolumeRenderer",
     "__version__",
     "backend",
@@ -22,4 +24,5 @@ __all__ = [
     "functional",
     "get_backend",
     "mlp",
+    "spherical_harmonics",
 ]

@@ -29,9 +29,10 @@ def reference_double_backward(
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         # Without a higher order to come, every tensor is a fresh leaf: a view made while gradients were off claims to
-        # require them, yet the graph does not lead through it.
+        # require them, yet the graph does not lead through it. With one, it is an alias: an incoming gradient may
+        # itself depend on an input, and that path is not a part of this function's derivative.
         def leaf(x: Tensor | None) -> Tensor | None:
-            return x if x is None or (keep and x.requires_grad) else x.detach().requires_grad_()
+            return x if x is None else x.view_as(x) if keep and x.requires_grad else x.detach().requires_grad_()
 
         leaves = [leaf(x) for x in inputs]
         incoming = [leaf(g) for g in grad_outputs]

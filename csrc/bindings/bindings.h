@@ -28,6 +28,7 @@ void run(Kernel kernel, const Args& args) {
 
 void bind_composite(py::module_& m);
 void bind_mlp(py::module_& m);
+void bind_spherical_harmonics(py::module_& m);
 
 }  // namespace fastvfx
 

@@ -21,4 +21,5 @@ PYBIND11_MODULE(_C, m) {
   });
   bind_composite(m);
   bind_mlp(m);
+  bind_spherical_harmonics(m);
 }

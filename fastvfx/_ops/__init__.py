@@ -1,5 +1,5 @@
 """Registration of every operator as ``torch.ops.fastvfx.*``."""
 
-from . import composite, mlp
+from . import composite, mlp, spherical_harmonics
 
-__all__ = ["composite", "mlp"]
+__all__ = ["composite", "mlp", "spherical_harmonics"]

@@ -2,5 +2,6 @@
 
 from .composite import CompositeOutput, composite, composite_alphas
 from .mlp import mlp
+from .spherical_harmonics import spherical_harmonics
 
-__all__ = ["CompositeOutput", "composite", "composite_alphas", "mlp"]
+__all__ = ["CompositeOutput", "composite", "composite_alphas", "mlp", "spherical_harmonics"]

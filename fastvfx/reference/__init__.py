@@ -3,4 +3,5 @@
 from .composite import composite
 from .mlp import mlp
 
-__all__ = ["composite", "mlp"]
+__all__ = ["composite", "mlp", "spherical_harmonics"]
+from .spherical_harmonics import spherical_harmonics

@@ -5,6 +5,7 @@
 #include "fastvfx/composite.h"
 #include "fastvfx/mlp.h"
 #include "fastvfx/offsets.h"
+#include "fastvfx/spherical_harmonics.h"
 
 namespace fastvfx {
 
@@ -26,6 +27,9 @@ namespace cpu {
 namespace cuda {
 void composite_fwd(const CompositeFwd& args);
 void composite_bwd(const CompositeBwd& args);
+void spherical_harmonics_fwd(const SphericalHarmonicsFwd& args);
+void spherical_harmonics_bwd(const SphericalHarmonicsBwd& args);
+void spherical_harmonics_bwd_bwd(const SphericalHarmonicsBwdBwd& args);
 }  // namespace cuda
 
 }  // namespace fastvfx
