@@ -51,6 +51,8 @@ class MLP(nn.Module):
             ``"Softplus"``, ``"Exponential"``, ``"Sine"``, in any case, or as in :func:`fastvfx.mlp`.
         bias: also learn a bias in every layer, zero at first.
         dtype, device: of the parameters; the output has the dtype of the input.
+        compute_dtype: what the parameters are cast to for the computation, if not ``dtype``. ``torch.bfloat16`` is
+            about twice as fast on processors with AVX512-BF16; the optimiser still sees ``dtype``.
         seed: makes the initial weights reproducible; without it they come from torch's global generator.
 
     Attributes:
@@ -73,6 +75,7 @@ class MLP(nn.Module):
         bias: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        compute_dtype: torch.dtype | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -83,6 +86,7 @@ class MLP(nn.Module):
             raise ValueError(f"fastvfx.MLP: expected positive widths, got {widths}")
         self.activation = _activation("activation", activation)
         self.output_activation = _activation("output_activation", output_activation)
+        self.compute_dtype = compute_dtype
         self.layers = nn.ModuleList(Layer(n_in, n_out, bias, dtype, device) for n_in, n_out in pairwise(widths))
         self.reset_parameters(seed)
 
@@ -102,8 +106,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., n_input_dims) to (..., n_output_dims)."""
         layers = self._typed_layers()
-        weights = [layer.weight for layer in layers]
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        dtype = layers[0].weight.dtype if self.compute_dtype is None else self.compute_dtype
+        weights = [layer.weight.to(dtype) for layer in layers]
+        biases = [layer.bias.to(dtype) for layer in layers if layer.bias is not None]
         return mlp(x, weights, biases or None, self.activation, self.output_activation)
 
     def extra_repr(self) -> str:

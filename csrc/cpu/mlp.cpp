@@ -13,11 +13,12 @@ FVX_BEGIN_ISA
 
 namespace {
 
-constexpr int64_t kTile = 48;            // points
-constexpr int64_t kForwardGrain = 16;    // tiles a chunk
-constexpr int64_t kPointsPerSum = 1008;  // backward: points a chunk, at least (21 tiles)
-constexpr int64_t kMaxSums = 64;         // backward: chunks, each with its own sum of the weights' gradients ...
-constexpr int64_t kSumBytes = 16 << 20;  // ... in about this much memory
+constexpr int64_t kTile = 48;              // points
+constexpr int64_t kForwardGrain = 16;      // tiles a chunk
+constexpr int64_t kPointsPerSum = 1008;    // backward: points a chunk, at least (21 tiles)
+constexpr int64_t kMaxSums = 64;           // backward: chunks, each with its own sum of the weights' gradients ...
+constexpr int64_t kSumBytes = 16 << 20;    // ... in about this much memory
+constexpr int64_t kReduceGrain = 1 << 16;  // additions a chunk
 
 // malloc'ed and 64-byte aligned.
 template <class A>
@@ -35,53 +36,55 @@ class Scratch {
   void* raw_;
 };
 
-template <class A>
+template <class E>
 struct Matrix {
-  A* data;
+  E* data;
   int64_t row;  // elements from one row to the next
 };
 
-template <class A>
-void load_rows(DType dtype, const void* data, int64_t first, int64_t rows, int64_t width, Matrix<A> out) {
+// Tiles, and what is multiplied, are of type E below: double, float, or bf16 where the processor multiplies that.
+template <class E>
+void load_rows(DType dtype, const void* data, int64_t first, int64_t rows, int64_t width, Matrix<E> out) {
   FVX_DISPATCH_STORAGE(dtype, T, {
     const T* in = static_cast<const T*>(data) + first * width;
     for (int64_t r = 0; r < rows; ++r) {
-      A* to = out.data + r * out.row;
+      E* to = out.data + r * out.row;
       FVX_SIMD
-      for (int64_t i = 0; i < width; ++i) to[i] = A(to_acc(in[r * width + i]));
-      for (int64_t i = width; i < out.row; ++i) to[i] = 0;
+      for (int64_t i = 0; i < width; ++i) to[i] = from_acc<E>(acc_t<E>(to_acc(in[r * width + i])));
+      for (int64_t i = width; i < out.row; ++i) to[i] = E{};
     }
   });
 }
 
-template <class A>
-void store_rows(DType dtype, Matrix<const A> in, int64_t first, int64_t rows, int64_t width, void* data) {
+template <class E>
+void store_rows(DType dtype, Matrix<const E> in, int64_t first, int64_t rows, int64_t width, void* data) {
   FVX_DISPATCH_STORAGE(dtype, T, {
     T* out = static_cast<T*>(data) + first * width;
     for (int64_t r = 0; r < rows; ++r) {
-      const A* from = in.data + r * in.row;
+      const E* from = in.data + r * in.row;
       FVX_SIMD
-      for (int64_t i = 0; i < width; ++i) out[r * width + i] = from_acc<T>(acc_t<T>(from[i]));
+      for (int64_t i = 0; i < width; ++i) out[r * width + i] = from_acc<T>(acc_t<T>(to_acc(from[i])));
     }
   });
 }
 
-template <Activation kind, class A>
-void activate_rows_of(Matrix<A> h, int64_t rows, int64_t width) {
+template <Activation kind, class E>
+void activate_rows_of(Matrix<E> h, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; ++r) {
-    A* row = h.data + r * h.row;
+    E* row = h.data + r * h.row;
     FVX_SIMD
-    for (int64_t i = 0; i < width; ++i) row[i] = activate(kind, row[i]);
+    for (int64_t i = 0; i < width; ++i) row[i] = from_acc<E>(activate(kind, to_acc(row[i])));
   }
 }
 
-template <Activation kind, class A>
-void through_rows_of(Matrix<A> g, Matrix<const A> h, int64_t rows, int64_t width) {
+template <Activation kind, class E>
+void through_rows_of(Matrix<E> g, Matrix<const E> h, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; ++r) {
-    A* g_row = g.data + r * g.row;
-    const A* h_row = h.data + r * h.row;
+    E* g_row = g.data + r * g.row;
+    const E* h_row = h.data + r * h.row;
     FVX_SIMD
-    for (int64_t i = 0; i < width; ++i) g_row[i] = through_activation(kind, g_row[i], h_row[i]);
+    for (int64_t i = 0; i < width; ++i)
+      g_row[i] = from_acc<E>(through_activation(kind, to_acc(g_row[i]), to_acc(h_row[i])));
   }
 }
 
@@ -112,40 +115,43 @@ void through_rows_of(Matrix<A> g, Matrix<const A> h, int64_t rows, int64_t width
       break;                                \
   }
 
-template <class A>
-void activate_rows(Activation kind, Matrix<A> h, int64_t rows, int64_t width) {
+template <class E>
+void activate_rows(Activation kind, Matrix<E> h, int64_t rows, int64_t width) {
 #define FVX_CALL(k) activate_rows_of<k>(h, rows, width)
   FVX_DISPATCH_ACTIVATION(kind, FVX_CALL)
 #undef FVX_CALL
 }
 
-template <class A>
-void through_rows(Activation kind, Matrix<A> g, Matrix<const A> h, int64_t rows, int64_t width) {
+template <class E>
+void through_rows(Activation kind, Matrix<E> g, Matrix<const E> h, int64_t rows, int64_t width) {
 #define FVX_CALL(k) through_rows_of<k>(g, h, rows, width)
   FVX_DISPATCH_ACTIVATION(kind, FVX_CALL)
 #undef FVX_CALL
 }
 
 // cos(z), in a buffer of its own, then h = sin(z) in place of z.
-template <class A>
-void sine_rows(Matrix<A> z, Matrix<A> cosine, int64_t rows, int64_t width) {
+template <class E>
+void sine_rows(Matrix<E> z, Matrix<E> cosine, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; ++r) {
-    A* s = z.data + r * z.row;
-    A* c = cosine.data + r * cosine.row;
+    E* s = z.data + r * z.row;
+    E* c = cosine.data + r * cosine.row;
     FVX_SIMD
     for (int64_t i = 0; i < width; ++i) {
-      const SinCos<A> both = sin_cos(s[i]);
-      s[i] = both.sin;
-      c[i] = both.cos;
+      const SinCos<acc_t<E>> both = sin_cos(to_acc(s[i]));
+      s[i] = from_acc<E>(both.sin);
+      c[i] = from_acc<E>(both.cos);
     }
   }
 }
 
 // Weights as the products want them, made once per call.
-template <class A>
+template <class E>
 struct Packed {
-  Packed(const Mlp& m, bool backward) : storage(size_of(m, backward)) {
-    A* next = storage.data();
+  using A = acc_t<E>;
+
+  Packed(const Mlp& m, bool backward) : storage(weights_size(m, backward)), bias_storage(bias_size(m)) {
+    E* next = storage.data();
+    A* next_bias = bias_storage.data();
     for (int l = 0; l < m.n_layers; ++l) {
       const int64_t in = m.widths[l], out = m.widths[l + 1];
       const Scratch<A> copy(in * out);
@@ -155,145 +161,168 @@ struct Packed {
       next = pack_panels(in, out, next, [&](int64_t k, int64_t j) { return w[j * in + k]; });
       transposed[l] = next;
       if (backward) next = pack_panels(out, in, next, [&](int64_t k, int64_t j) { return w[k * in + j]; });
-      bias[l] = m.biases[l] ? next : nullptr;
+      bias[l] = m.biases[l] ? next_bias : nullptr;
       if (m.biases[l]) {
-        load_rows<A>(m.w_dtype, m.biases[l], 0, 1, out, {next, round_to_lanes<A>(out)});
-        next += round_to_lanes<A>(out);
+        const int64_t padded = round_to_lanes<E>(out);
+        load_rows<A>(m.w_dtype, m.biases[l], 0, 1, out, {next_bias, padded});
+        next_bias += padded;
       }
     }
   }
 
-  static int64_t size_of(const Mlp& m, bool backward) {
+  static int64_t weights_size(const Mlp& m, bool backward) {
     int64_t n = 0;
     for (int l = 0; l < m.n_layers; ++l) {
       const int64_t in = m.widths[l], out = m.widths[l + 1];
-      n += (in + 1) * round_to_lanes<A>(out) + (backward ? out * round_to_lanes<A>(in) : 0);
+      n += packed_size<E>(in, out) + (backward ? packed_size<E>(out, in) : 0);
     }
     return n;
   }
 
-  Scratch<A> storage;
-  const A* forward[mlp_max_layers];
-  const A* transposed[mlp_max_layers];
+  static int64_t bias_size(const Mlp& m) {
+    int64_t n = 0;
+    for (int l = 0; l < m.n_layers; ++l) n += m.biases[l] ? round_to_lanes<E>(m.widths[l + 1]) : 0;
+    return n;
+  }
+
+  Scratch<E> storage;
+  Scratch<A> bias_storage;
+  const E* forward[mlp_max_layers];
+  const E* transposed[mlp_max_layers];
   const A* bias[mlp_max_layers];
 };
 
 // Rows of a caller's array can be used where they lie if they hold the compute type and whole vectors.
-template <class A>
+template <class E>
 bool usable_in_place(DType dtype, int64_t width) {
-  return dtype == (sizeof(A) == 8 ? DType::f64 : DType::f32) && width == round_to_lanes<A>(width);
+  const DType own = sizeof(E) == 8 ? DType::f64 : sizeof(E) == 4 ? DType::f32 : DType::bf16;
+  return dtype == own && width == round_to_lanes<E>(width);
 }
 
-template <class A>
+template <class E>
 int64_t widest(const Mlp& m) {
   int64_t width = 0;
-  for (int l = 0; l <= m.n_layers; ++l) width = max_of(width, round_to_lanes<A>(m.widths[l]));
+  for (int l = 0; l <= m.n_layers; ++l) width = max_of(width, round_to_lanes<E>(m.widths[l]));
   return width;
 }
 
-template <class A>
-Matrix<const A> input_rows(const Mlp& m, int64_t first, int64_t rows, A* buffer) {
+template <class E>
+Matrix<const E> input_rows(const Mlp& m, int64_t first, int64_t rows, E* buffer) {
   const int64_t width = m.widths[0];
-  if (usable_in_place<A>(m.x_dtype, width)) return {static_cast<const A*>(m.x) + first * width, width};
-  const Matrix<A> copy{buffer, round_to_lanes<A>(width)};
+  if (usable_in_place<E>(m.x_dtype, width)) return {static_cast<const E*>(m.x) + first * width, width};
+  const Matrix<E> copy{buffer, round_to_lanes<E>(width)};
   load_rows(m.x_dtype, m.x, first, rows, width, copy);
   return {copy.data, copy.row};
 }
 
 // z, or relu(z) when that is the activation.
-template <class A>
-void linear(const Mlp& m, const Packed<A>& packed, int l, Activation kind, Matrix<const A> h, int64_t rows,
-            Matrix<A> out) {
-  Product<A> p{};
-  p.rows = rows, p.columns = round_to_lanes<A>(m.widths[l + 1]), p.depth = m.widths[l];
+template <class E>
+void linear(const Mlp& m, const Packed<E>& packed, int l, Activation kind, Matrix<const E> h, int64_t rows,
+            Matrix<E> out) {
+  Product<E> p{};
+  p.rows = rows, p.columns = round_to_lanes<E>(m.widths[l + 1]), p.depth = m.widths[l];
   p.a = h.data, p.a_row = h.row, p.a_k = 1;
   p.b = packed.forward[l], p.init = packed.bias[l];
   p.c = out.data, p.c_row = out.row;
-  if (kind == Activation::relu) return multiply<A, Finish::relu>(p);
-  multiply<A, Finish::store>(p);
+  if (kind == Activation::relu) return multiply<Finish::relu>(p);
+  multiply<Finish::store>(p);
 }
 
-template <class A>
-void forward_tile(const MlpFwd& m, const Packed<A>& packed, int64_t first, int64_t rows, A* const buffers[2]) {
+template <class E>
+void forward_tile(const MlpFwd& m, const Packed<E>& packed, int64_t first, int64_t rows, E* const buffers[2]) {
   const int64_t n_out = m.widths[m.n_layers];
-  const bool in_place = usable_in_place<A>(m.x_dtype, n_out);
-  Matrix<const A> h = input_rows<A>(m, first, rows, buffers[1]);
+  const bool in_place = usable_in_place<E>(m.x_dtype, n_out);
+  Matrix<const E> h = input_rows<E>(m, first, rows, buffers[1]);
   for (int l = 0; l < m.n_layers; ++l) {
     const bool last = l + 1 == m.n_layers;
     const Activation kind = last ? m.output_activation : m.activation;
     const int64_t width = m.widths[l + 1];
-    Matrix<A> out{buffers[l % 2], round_to_lanes<A>(width)};
-    if (last && in_place) out = {static_cast<A*>(m.y) + first * n_out, n_out};
-    linear<A>(m, packed, l, kind, h, rows, out);
+    Matrix<E> out{buffers[l % 2], round_to_lanes<E>(width)};
+    if (last && in_place) out = {static_cast<E*>(m.y) + first * n_out, n_out};
+    linear<E>(m, packed, l, kind, h, rows, out);
     if (kind != Activation::relu) activate_rows(kind, out, rows, width);
     h = {out.data, out.row};
   }
-  if (!in_place) store_rows<A>(m.x_dtype, h, first, rows, n_out, m.y);
+  if (!in_place) store_rows<E>(m.x_dtype, h, first, rows, n_out, m.y);
 }
 
-template <class A>
+template <class E>
 void forward(const MlpFwd& m) {
-  const Packed<A> packed(m, false);
-  const int64_t size = kTile * widest<A>(m);
+  const Packed<E> packed(m, false);
+  const int64_t size = kTile * widest<E>(m);
   parallel_for(m.threads, m.n_points, kTile * kForwardGrain, [&](int64_t begin, int64_t end) {
-    const Scratch<A> scratch(2 * size);
-    A* const buffers[2] = {scratch.data(), scratch.data() + size};
+    const Scratch<E> scratch(2 * size);
+    E* const buffers[2] = {scratch.data(), scratch.data() + size};
     for (int64_t first = begin; first < end; first += kTile) {
-      forward_tile<A>(m, packed, first, min_of(kTile, end - first), buffers);
+      forward_tile<E>(m, packed, first, min_of(kTile, end - first), buffers);
     }
   });
 }
 
 // One thread's buffers for a tile of the backward pass.
-template <class A>
+template <class E>
 struct Tape {
   explicit Tape(const Mlp& m) : storage(size_of(m)) {
-    A* next = storage.data();
-    for (A*& buffer : g) buffer = next, next += kTile * widest<A>(m);
+    E* next = storage.data();
+    for (E*& buffer : g) buffer = next, next += kTile * widest<E>(m);
     for (int l = 0; l <= m.n_layers; ++l) {
-      const int64_t size = kTile * round_to_lanes<A>(m.widths[l]);
+      const int64_t size = kTile * round_to_lanes<E>(m.widths[l]);
       h[l] = next, next += size;
       cosine[l] = next, next += size;
     }
+    g_pairs = next, next += pairs_size(m);
+    h_pairs = next;
   }
+
+  static int64_t pairs_size(const Mlp& m) { return kTuple<E> == 1 ? 0 : kTile * widest<E>(m); }
 
   static int64_t size_of(const Mlp& m) {
-    int64_t width = 2 * widest<A>(m);
-    for (int l = 0; l <= m.n_layers; ++l) width += 2 * round_to_lanes<A>(m.widths[l]);
-    return kTile * width;
+    int64_t width = 2 * widest<E>(m);
+    for (int l = 0; l <= m.n_layers; ++l) width += 2 * round_to_lanes<E>(m.widths[l]);
+    return kTile * width + 2 * pairs_size(m);
   }
 
-  Scratch<A> storage;
-  A* g[2];
-  A* h[mlp_max_layers + 1];
-  A* cosine[mlp_max_layers + 1];
+  Scratch<E> storage;
+  E* g[2];
+  E* h[mlp_max_layers + 1];
+  E* cosine[mlp_max_layers + 1];
+  E *g_pairs, *h_pairs;
 };
 
-template <class A>
-void add_weight_gradient(Matrix<const A> g, Matrix<const A> h, int64_t rows, int64_t out, int64_t in, A* sum) {
-  Product<A> p{};
-  p.rows = out, p.columns = round_to_lanes<A>(in), p.depth = rows;
-  p.a = g.data, p.a_row = 1, p.a_k = g.row;
-  p.b = h.data, p.b_row = h.row;
+template <class E>
+void add_weight_gradient(Matrix<const E> g, Matrix<const E> h, int64_t rows, int64_t out, int64_t in,
+                         const Tape<E>& tape, acc_t<E>* sum) {
+  Product<E, acc_t<E>> p{};
+  p.rows = out, p.columns = round_to_lanes<E>(in), p.depth = rows;
   p.c = sum, p.c_row = p.columns;
-  multiply<A, Finish::add>(p);
+  if constexpr (kTuple<E> == 1) {
+    p.a = g.data, p.a_row = 1, p.a_k = g.row;
+    p.b = h.data, p.b_row = h.row;
+  } else {
+    const int64_t width = round_to_lanes<E>(out);
+    interleave_rows(g.data, g.row, rows, width, tape.g_pairs);
+    interleave_rows(h.data, h.row, rows, p.columns, tape.h_pairs);
+    p.a = tape.g_pairs, p.a_row = 2, p.a_k = width;
+    p.b = tape.h_pairs, p.b_row = p.columns;
+  }
+  multiply<Finish::add>(p);
 }
 
 // `sums` holds g_W_l with rows padded to whole vectors, then g_b_l, layer after layer.
-template <class A>
-void backward_tile(const MlpBwd& m, const Packed<A>& packed, int64_t first, int64_t rows, const Tape<A>& tape, A* sums,
-                   const int64_t* sum_of) {
+template <class E>
+void backward_tile(const MlpBwd& m, const Packed<E>& packed, int64_t first, int64_t rows, const Tape<E>& tape,
+                   acc_t<E>* sums, const int64_t* sum_of) {
   const int n = m.n_layers;
-  Matrix<const A> h[mlp_max_layers + 1];
-  h[0] = input_rows<A>(m, first, rows, tape.h[0]);
+  Matrix<const E> h[mlp_max_layers + 1];
+  h[0] = input_rows<E>(m, first, rows, tape.h[0]);
   const bool sine_out = m.output_activation == Activation::sine;
   for (int l = 1; l < n + int(sine_out); ++l) {
-    const int64_t width = m.widths[l], row = round_to_lanes<A>(width);
+    const int64_t width = m.widths[l], row = round_to_lanes<E>(width);
     const Activation kind = l == n ? m.output_activation : m.activation;
-    const Matrix<A> out{tape.h[l], row};
-    linear<A>(m, packed, l - 1, kind, h[l - 1], rows, out);
+    const Matrix<E> out{tape.h[l], row};
+    linear<E>(m, packed, l - 1, kind, h[l - 1], rows, out);
     if (kind == Activation::sine) {
-      sine_rows(out, Matrix<A>{tape.cosine[l], row}, rows, width);
+      sine_rows(out, Matrix<E>{tape.cosine[l], row}, rows, width);
     } else if (kind != Activation::relu) {
       activate_rows(kind, out, rows, width);
     }
@@ -302,61 +331,63 @@ void backward_tile(const MlpBwd& m, const Packed<A>& packed, int64_t first, int6
 
   // g of the output: through its activation, from y as it was stored.
   const int64_t n_out = m.widths[n];
-  Matrix<const A> g{static_cast<const A*>(m.g_y) + first * n_out, n_out};
-  if (m.output_activation != Activation::none || !usable_in_place<A>(m.x_dtype, n_out)) {
-    const Matrix<A> copy{tape.g[n % 2], round_to_lanes<A>(n_out)};
-    const Matrix<A> y{sine_out ? tape.cosine[n] : tape.h[n], copy.row};
+  Matrix<const E> g{static_cast<const E*>(m.g_y) + first * n_out, n_out};
+  if (m.output_activation != Activation::none || !usable_in_place<E>(m.x_dtype, n_out)) {
+    const Matrix<E> copy{tape.g[n % 2], round_to_lanes<E>(n_out)};
+    const Matrix<E> y{sine_out ? tape.cosine[n] : tape.h[n], copy.row};
     load_rows(m.x_dtype, m.g_y, first, rows, n_out, copy);
     if (m.output_activation != Activation::none && !sine_out) load_rows(m.x_dtype, m.y, first, rows, n_out, y);
-    through_rows(m.output_activation, copy, Matrix<const A>{y.data, y.row}, rows, n_out);
+    through_rows(m.output_activation, copy, Matrix<const E>{y.data, y.row}, rows, n_out);
     g = {copy.data, copy.row};
   }
 
   for (int l = n; l-- > 0;) {
-    const int64_t in = m.widths[l], out = m.widths[l + 1], in_row = round_to_lanes<A>(in);
+    const int64_t in = m.widths[l], out = m.widths[l + 1], in_row = round_to_lanes<E>(in);
     if (sums) {
-      add_weight_gradient<A>(g, h[l], rows, out, in, sums + sum_of[l]);
+      add_weight_gradient<E>(g, h[l], rows, out, in, tape, sums + sum_of[l]);
       if (m.biases[l]) {
-        A* bias = sums + sum_of[l] + out * in_row;
+        acc_t<E>* bias = sums + sum_of[l] + out * in_row;
         FVX_SIMD
         for (int64_t j = 0; j < out; ++j) {
-          A sum = 0;
-          for (int64_t r = 0; r < rows; ++r) sum += g.data[r * g.row + j];
+          acc_t<E> sum = 0;
+          for (int64_t r = 0; r < rows; ++r) sum += to_acc(g.data[r * g.row + j]);
           bias[j] += sum;
         }
       }
     }
     if (l == 0 && !m.g_x) break;
-    const bool in_place = l == 0 && usable_in_place<A>(m.x_dtype, in);
-    Matrix<A> down{tape.g[l % 2], in_row};
-    if (in_place) down = {static_cast<A*>(m.g_x) + first * in, in};
-    Product<A> p{};
+    const bool in_place = l == 0 && usable_in_place<E>(m.x_dtype, in);
+    Matrix<E> down{tape.g[l % 2], in_row};
+    if (in_place) down = {static_cast<E*>(m.g_x) + first * in, in};
+    Product<E> p{};
     p.rows = rows, p.columns = in_row, p.depth = out;
     p.a = g.data, p.a_row = g.row, p.a_k = 1;
     p.b = packed.transposed[l];
     p.c = down.data, p.c_row = down.row;
     p.mask = h[l].data, p.mask_row = h[l].row;
     if (l > 0 && m.activation == Activation::relu) {
-      multiply<A, Finish::relu_mask>(p);
+      multiply<Finish::relu_mask>(p);
     } else {
-      multiply<A, Finish::store>(p);
+      multiply<Finish::store>(p);
       const bool sine = m.activation == Activation::sine;
-      if (l > 0) through_rows(m.activation, down, sine ? Matrix<const A>{tape.cosine[l], in_row} : h[l], rows, in);
+      if (l > 0) through_rows(m.activation, down, sine ? Matrix<const E>{tape.cosine[l], in_row} : h[l], rows, in);
     }
     g = {down.data, down.row};
-    if (l == 0 && !in_place) store_rows<A>(m.x_dtype, g, first, rows, in, m.g_x);
+    if (l == 0 && !in_place) store_rows<E>(m.x_dtype, g, first, rows, in, m.g_x);
   }
 }
 
 // Adds up the chunks' sums in their order and drops the padding.
-template <class A>
-void reduce_sums(const MlpBwd& m, const A* sums, int64_t n_sums, int64_t stride, const int64_t* sum_of) {
+template <class E>
+void reduce_sums(const MlpBwd& m, const acc_t<E>* sums, int64_t n_sums, int64_t stride, const int64_t* sum_of) {
+  using A = acc_t<E>;
   FVX_DISPATCH_STORAGE(m.w_dtype, T, {
     T* to = static_cast<T*>(m.g_params);
     for (int l = 0; l < m.n_layers; ++l) {
-      const int64_t in = m.widths[l], out = m.widths[l + 1], in_row = round_to_lanes<A>(in);
+      const int64_t in = m.widths[l], out = m.widths[l + 1], in_row = round_to_lanes<E>(in);
       const int64_t rows = out + (m.biases[l] ? 1 : 0);
-      parallel_for(m.threads, rows, 16, [&](int64_t begin, int64_t end) {
+      const int64_t grain = max_of<int64_t>(1, kReduceGrain / (n_sums * in_row + 1));
+      parallel_for(m.threads, rows, grain, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) {
           const A* from = sums + sum_of[l] + r * in_row;
           const int64_t width = r < out ? in : out;
@@ -374,14 +405,15 @@ void reduce_sums(const MlpBwd& m, const A* sums, int64_t n_sums, int64_t stride,
 
 // The points are cut into chunks that depend on nothing but the sizes, so the gradients are the same for any number
 // of threads.
-template <class A>
+template <class E>
 void backward(const MlpBwd& m) {
-  const Packed<A> packed(m, true);
+  using A = acc_t<E>;
+  const Packed<E> packed(m, true);
   int64_t sum_of[mlp_max_layers];
   int64_t stride = 0;
   for (int l = 0; l < m.n_layers; ++l) {
     sum_of[l] = stride;
-    stride += m.widths[l + 1] * round_to_lanes<A>(m.widths[l]) + (m.biases[l] ? round_to_lanes<A>(m.widths[l + 1]) : 0);
+    stride += m.widths[l + 1] * round_to_lanes<E>(m.widths[l]) + (m.biases[l] ? round_to_lanes<E>(m.widths[l + 1]) : 0);
   }
   const int64_t affordable = max_of<int64_t>(8, kSumBytes / (stride * int64_t(sizeof(A)) + 1));
   const int64_t most = min_of(kMaxSums, affordable);
@@ -391,34 +423,40 @@ void backward(const MlpBwd& m) {
 
   const Scratch<A> sums(m.g_params ? n_sums * stride : 0);
   parallel_for(m.threads, m.n_points, grain, [&](int64_t begin, int64_t end) {
-    const Tape<A> tape(m);
+    const Tape<E> tape(m);
     A* mine = m.g_params ? sums.data() + begin / grain * stride : nullptr;
     if (mine) {
       for (int64_t i = 0; i < stride; ++i) mine[i] = 0;
     }
     for (int64_t first = begin; first < end; first += kTile) {
-      backward_tile<A>(m, packed, first, min_of(kTile, end - first), tape, mine, sum_of);
+      backward_tile<E>(m, packed, first, min_of(kTile, end - first), tape, mine, sum_of);
     }
   });
-  if (m.g_params) reduce_sums<A>(m, sums.data(), n_sums, stride, sum_of);
+  if (m.g_params) reduce_sums<E>(m, sums.data(), n_sums, stride, sum_of);
 }
+
+#if defined(FVX_BF16)
+// With bf16 weights x, hidden layers and their gradients are rounded to bf16 too, as under autocast, where the
+// processor multiplies that twice as fast.
+bool multiplies_bf16(const Mlp& m) { return m.w_dtype == DType::bf16 && has_bf16(); }
+#endif
 
 }  // namespace
 
 void mlp_fwd(const MlpFwd& m) {
-  if (m.x_dtype == DType::f64) {
-    forward<double>(m);
-  } else {
-    forward<float>(m);
-  }
+  if (m.x_dtype == DType::f64) return forward<double>(m);
+#if defined(FVX_BF16)
+  if (multiplies_bf16(m)) return forward<bf16>(m);
+#endif
+  forward<float>(m);
 }
 
 void mlp_bwd(const MlpBwd& m) {
-  if (m.x_dtype == DType::f64) {
-    backward<double>(m);
-  } else {
-    backward<float>(m);
-  }
+  if (m.x_dtype == DType::f64) return backward<double>(m);
+#if defined(FVX_BF16)
+  if (multiplies_bf16(m)) return backward<bf16>(m);
+#endif
+  backward<float>(m);
 }
 
 FVX_END_ISA

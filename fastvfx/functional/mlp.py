@@ -48,7 +48,9 @@ def mlp(
 
     Differentiable in x, weights and biases, twice and more (orders beyond the first run on the PyTorch formula).
     float32, float16 and bfloat16 are storage formats, and may differ between x and the parameters: products and sums
-    are taken in float32, hidden layers stay in float32. float64 stays float64, in all arguments. NaN and infinities
+    are taken in float32, and hidden layers stay in float32. The exception is speed: with bfloat16 parameters, x and the
+    hidden layers are rounded to bfloat16 as well, as under autocast, on processors that multiply it (AVX512-BF16).
+    float64 stays float64, in all arguments. NaN and infinities
     stay in their own point, in y and in the gradient of x. On the CPU the gradients are the same for any number of
     threads.
 
