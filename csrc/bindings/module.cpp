@@ -1,6 +1,26 @@
 // fastvfx._C: what was built, and the kernels.
 #include "bindings.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+// A wish: where the system has no huge pages, or none left, nothing changes.
+void use_huge_pages(std::uintptr_t address, std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const std::uintptr_t page = std::uintptr_t(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)address, (void)bytes;
+#endif
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_C, m) {
   using namespace fastvfx;
   m.attr("cuda_archs") = FASTVFX_CUDA_ARCHS;  // "" without CUDA
@@ -19,6 +39,7 @@ PYBIND11_MODULE(_C, m) {
     }
     throw py::value_error("fastvfx: expected generic, x86-64-v2, x86-64-v3 or x86-64-v4, got " + name);
   });
+  m.def("use_huge_pages", &use_huge_pages);
   bind_composite(m);
   bind_mlp(m);
   bind_spherical_harmonics(m);

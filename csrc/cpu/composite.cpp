@@ -1,6 +1,8 @@
 // Compositing on the CPU: blocks of one ray's samples pass through L1-resident arrays. What is independent per
-// sample (the exponential, the sums) is a vector loop; the transmittance itself is a chain of one multiplication per
-// sample, shorter than the exponential that feeds it.
+// sample (the exponential, the sums) is a vector loop. Rays are short, so the tail of a loop that does not fill a
+// vector would cost as much as the rest: these loops run on into the samples of the next ray, and what they make of
+// them is replaced by neutral elements or not stored. The recurrences along the ray take four samples a step, which
+// leaves one multiplication in four on the chain.
 #include "fastvfx/composite.h"
 
 #include "parallel.h"
@@ -9,23 +11,79 @@ FVX_BEGIN_ISA
 
 namespace {
 
-constexpr int kBlock = 256;        // samples a block: 7 arrays of floats, 7 KiB
+constexpr int kLanes = 16;         // samples that every vector width divides
+constexpr int kBlock = 256;        // samples a block: 5 arrays of floats, 5 KiB
 constexpr int64_t kRayGrain = 64;  // rays a chunk
+
+// Samples [0, n) belong to the ray; [n, m) to the next ones: they can be read and count for nothing. [m, padded) lies
+// behind the last sample of all. `padded` is a multiple of kLanes.
+struct Extent {
+  int n, m, padded;
+};
+
+FVX_HD Extent extent_of(int64_t first, int64_t end, int64_t n_samples) {
+  const int n = int(min_of<int64_t>(kBlock, end - first));
+  const int padded = (n + kLanes - 1) / kLanes * kLanes;
+  return {n, int(min_of<int64_t>(padded, n_samples - first)), padded};
+}
+
+// x, or 0 if it does not count, whatever x is. Without a branch: compilers make one of `counts ? x : 0` and then cannot
+// vectorise the loop around it.
+FVX_HD float only_if(bool counts, float x) { return bits_to_float(float_to_bits(x) & (0u - uint32_t(counts))); }
+FVX_HD double only_if(bool counts, double x) {
+  uint64_t u;
+  __builtin_memcpy(&u, &x, 8);
+  u &= 0u - uint64_t(counts);
+  __builtin_memcpy(&x, &u, 8);
+  return x;
+}
+
+// Partial sums, one a lane: compilers may not reorder a sum of floats into vectors on their own.
+template <class A>
+struct Lanes {
+  A x[kLanes] = {};
+
+  FVX_HD A sum() const {
+#if defined(__GNUC__)
+    // Halves are added as vectors. Spelt as loops over arrays, gcc 12 takes the numbers through integer registers.
+    typedef A Eight __attribute__((vector_size(8 * sizeof(A))));
+    typedef A Four __attribute__((vector_size(4 * sizeof(A))));
+    Eight eight, upper_eight;
+    __builtin_memcpy(&eight, x, sizeof(Eight));
+    __builtin_memcpy(&upper_eight, x + 8, sizeof(Eight));
+    eight += upper_eight;
+    Four four, upper_four;
+    __builtin_memcpy(&four, &eight, sizeof(Four));
+    __builtin_memcpy(&upper_four, reinterpret_cast<const A*>(&eight) + 4, sizeof(Four));
+    four += upper_four;
+    return (four[0] + four[2]) + (four[1] + four[3]);
+#else
+    A s = 0;
+    for (int l = 0; l < kLanes; ++l) s += x[l];
+    return s;
+#endif
+  }
+};
 
 template <class A>
 struct Block {
-  A alpha[kBlock], keep[kBlock], T[kBlock + 1], w[kBlock], t[kBlock];
+  A alpha[kBlock], keep[kBlock + 4], T[kBlock + 4], w[kBlock], t[kBlock];
 };
 
 template <class T>
-void load_opacities(const CompositeRays& a, int64_t first, int n, Block<acc_t<T>>& b) {
+void load_opacities(const CompositeRays& a, int64_t first, Extent block, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
+  const int m = block.m;
+  for (int i = m; i < block.padded; ++i) {
+    b.alpha[i] = b.t[i] = A(0);
+    b.keep[i] = A(1);
+  }
   const T* values = static_cast<const T*>(a.values) + first;
   const A* t0 = static_cast<const A*>(a.t_starts) + first;
   const A* t1 = static_cast<const A*>(a.t_ends) + first;
   if (a.alphas) {
     FVX_SIMD
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < m; ++i) {
       b.alpha[i] = to_acc(values[i]);
       b.keep[i] = A(1) - b.alpha[i];
       b.t[i] = A(0.5) * (t0[i] + t1[i]);
@@ -33,7 +91,7 @@ void load_opacities(const CompositeRays& a, int64_t first, int n, Block<acc_t<T>
     return;
   }
   FVX_SIMD
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < m; ++i) {
     const Opacity<A> o = opacity_of(to_acc(values[i]), t1[i] - t0[i], false);
     b.alpha[i] = o.alpha;
     b.keep[i] = o.keep;
@@ -41,45 +99,100 @@ void load_opacities(const CompositeRays& a, int64_t first, int n, Block<acc_t<T>
   }
 }
 
-// Fills T and w from the transmittance `T` in front of the block; returns how many samples lie before the early stop.
+// Fills T[0..n] from the transmittance `T` in front of the block, and the weights, which are 0 behind the ray's end and
+// the early stop; returns how many samples lie before that stop.
 template <class A>
-int attenuate(Block<A>& b, int n, A T, A eps) {
-  int i = 0;
-  for (; i < n && !(T < eps); ++i) {
+int attenuate(Block<A>& b, Extent block, A T, A eps) {
+  for (int i = 0; i < 4; ++i) b.keep[block.padded + i] = A(1);
+  for (int i = 0; i <= block.n; i += 4) {
+    const A* keep = b.keep + i;
+    const A two = keep[0] * keep[1];
     b.T[i] = T;
-    b.w[i] = T * b.alpha[i];
-    T *= b.keep[i];
+    b.T[i + 1] = T * keep[0];
+    b.T[i + 2] = T * two;
+    b.T[i + 3] = T * (two * keep[2]);
+    T *= two * (keep[2] * keep[3]);
   }
-  b.T[i] = T;
-  return i;
+  int live = block.n;
+  if (eps > A(0)) {
+    live = 0;
+    while (live < block.n && !(b.T[live] < eps)) ++live;
+  }
+  FVX_SIMD
+  for (int i = 0; i < block.padded; ++i) {
+    b.w[i] = only_if(i < live, b.T[i] * b.alpha[i]);
+  }
+  return live;
+}
+
+// What the samples of a ray add up to.
+template <class A>
+struct Sums {
+  A w, wt;
+  A* colour;
+};
+
+// One or three channels: a lane a sample.
+template <class T, int kC>
+void accumulate_samples(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block, Sums<acc_t<T>>& sums) {
+  using A = acc_t<T>;
+  T last[kC * kBlock];
+  if (block.m < block.padded) {
+    __builtin_memset(last, 0, sizeof(T) * kC * block.padded);
+    __builtin_memcpy(last, rgbs, sizeof(T) * kC * block.m);
+    rgbs = last;
+  }
+  Lanes<A> w, wt, c0, c1, c2;
+  for (int i = 0; i < block.padded; i += kLanes) {
+    FVX_SIMD
+    for (int l = 0; l < kLanes; ++l) {
+      const bool is_live = i + l < live;  // the next ray's numbers may be NaN, so that a weight of 0 is not enough
+      const A wi = b.w[i + l];
+      w.x[l] += wi;
+      wt.x[l] += only_if(is_live, wi * b.t[i + l]);
+      c0.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l)]));
+      if constexpr (kC == 3) {
+        c1.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l) + 1]));
+        c2.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l) + 2]));
+      }
+    }
+  }
+  sums.w += w.sum();
+  sums.wt += wt.sum();
+  sums.colour[0] += c0.sum();
+  if constexpr (kC == 3) {
+    sums.colour[1] += c1.sum();
+    sums.colour[2] += c2.sum();
+  }
+}
+
+// Any number of channels: a lane a channel, `kTile` neighbours at a time.
+template <class T, int kTile>
+void accumulate_channels(const T* rgbs, const acc_t<T>* w, int n, int64_t channels, acc_t<T>* out) {
+  using A = acc_t<T>;
+  A sum[kTile] = {};
+  for (int i = 0; i < n; ++i) {
+    const T* rgb = rgbs + i * channels;
+    FVX_SIMD
+    for (int c = 0; c < kTile; ++c) sum[c] += w[i] * to_acc(rgb[c]);
+  }
+  for (int c = 0; c < kTile; ++c) out[c] += sum[c];
 }
 
 template <class T, int kC>
-void accumulate_colour(const T* rgbs, const acc_t<T>* w, int n, int64_t channels, acc_t<T>* out) {
-  using A = acc_t<T>;
-  if constexpr (kC == 1) {
-    A s0 = 0;
-#pragma omp simd reduction(+ : s0)
-    for (int i = 0; i < n; ++i) s0 += w[i] * to_acc(rgbs[i]);
-    out[0] += s0;
-  } else if constexpr (kC == 3) {
-    A s0 = 0, s1 = 0, s2 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2)
-    for (int i = 0; i < n; ++i) {
-      s0 += w[i] * to_acc(rgbs[3 * i]);
-      s1 += w[i] * to_acc(rgbs[3 * i + 1]);
-      s2 += w[i] * to_acc(rgbs[3 * i + 2]);
-    }
-    out[0] += s0;
-    out[1] += s1;
-    out[2] += s2;
+void accumulate(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block, int64_t channels,
+                Sums<acc_t<T>>& sums) {
+  if constexpr (kC > 0) {
+    accumulate_samples<T, kC>(b, rgbs, live, block, sums);
   } else {
-    for (int i = 0; i < n; ++i) {
-      const A wi = w[i];
-      const T* rgb = rgbs + i * channels;
-      FVX_SIMD
-      for (int64_t c = 0; c < channels; ++c) out[c] += wi * to_acc(rgb[c]);
+    for (int i = 0; i < live; ++i) {
+      sums.w += b.w[i];
+      sums.wt += b.w[i] * b.t[i];
     }
+    int64_t c = 0;
+    for (; c + 16 <= channels; c += 16) accumulate_channels<T, 16>(rgbs + c, b.w, live, channels, sums.colour + c);
+    for (; c + 4 <= channels; c += 4) accumulate_channels<T, 4>(rgbs + c, b.w, live, channels, sums.colour + c);
+    for (; c < channels; ++c) accumulate_channels<T, 1>(rgbs + c, b.w, live, channels, sums.colour + c);
   }
 }
 
@@ -94,22 +207,15 @@ void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
   A* transmittance = static_cast<A*>(a.transmittance);
   for (int64_t c = 0; c < C; ++c) rgb[c] = 0;
 
-  A trans = 1, sum_w = 0, sum_wt = 0, hit_t = 0;
+  Sums<A> sums{A(0), A(0), rgb};
+  A trans = 1, hit_t = 0;
   bool hit = false;
   int64_t done = span.begin;
   while (done < span.end) {
-    const int n = int(min_of<int64_t>(kBlock, span.end - done));
-    load_opacities<T>(a, done, n, b);
-    const int live = attenuate(b, n, trans, A(a.early_stop_eps));
-    A block_w = 0, block_wt = 0;
-#pragma omp simd reduction(+ : block_w, block_wt)
-    for (int i = 0; i < live; ++i) {
-      block_w += b.w[i];
-      block_wt += b.w[i] * b.t[i];
-    }
-    sum_w += block_w;
-    sum_wt += block_wt;
-    accumulate_colour<T, kC>(rgbs + done * C, b.w, live, C, rgb);
+    const Extent block = extent_of(done, span.end, a.n_samples);
+    load_opacities<T>(a, done, block, b);
+    const int live = attenuate(b, block, trans, A(a.early_stop_eps));
+    accumulate<T, kC>(b, rgbs + done * C, live, block, C, sums);
     if (a.depth_mode == DepthMode::first_hit) {
       for (int i = 0; i < live && !hit; ++i) {
         hit = is_hit(b.T[i], b.T[i + 1], A(a.depth_threshold));
@@ -124,7 +230,7 @@ void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
     }
     trans = b.T[live];
     done += live;
-    if (live < n) break;
+    if (live < block.n) break;
   }
   for (int64_t i = done; i < span.end; ++i) {
     if (weights) weights[i] = 0;
@@ -134,21 +240,29 @@ void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
     const A* background = static_cast<const A*>(a.background) + ray * a.background_stride;
     for (int64_t c = 0; c < C; ++c) rgb[c] += trans * background[c];
   }
-  static_cast<A*>(a.opacity)[ray] = sum_w;
-  static_cast<A*>(a.depth)[ray] = depth_of(a.depth_mode, sum_wt, sum_w, hit_t);
+  static_cast<A*>(a.opacity)[ray] = sums.w;
+  static_cast<A*>(a.depth)[ray] = depth_of(a.depth_mode, sums.wt, sums.w, hit_t);
 }
 
-// dL/dw of each live sample.
+template <class T, int kTile>
+FVX_HD acc_t<T> dot(const acc_t<T>* g, const T* x) {
+  acc_t<T> sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int c = 0; c < kTile; ++c) sum += g[c] * to_acc(x[c]);
+  return sum;
+}
+
+// dL/dw of the samples [0, m).
 template <class T, int kC>
 void weight_gradients(const CompositeBwd& a, const acc_t<T>* g_rgb, acc_t<T> g_opacity, DepthGrad<acc_t<T>> d,
-                      int64_t first, int n, const Block<acc_t<T>>& b, acc_t<T>* G) {
+                      int64_t first, int n, int m, const Block<acc_t<T>>& b, acc_t<T>* G) {
   using A = acc_t<T>;
   const int64_t C = kC ? kC : a.channels;
   const T* rgbs = static_cast<const T*>(a.rgbs) + first * C;
   if constexpr (kC == 3) {
     const A g0 = g_rgb[0], g1 = g_rgb[1], g2 = g_rgb[2];
     FVX_SIMD
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < m; ++i) {
       G[i] = g_opacity + d.scale * (b.t[i] - d.shift) + g0 * to_acc(rgbs[3 * i]) + g1 * to_acc(rgbs[3 * i + 1]) +
              g2 * to_acc(rgbs[3 * i + 2]);
     }
@@ -156,8 +270,9 @@ void weight_gradients(const CompositeBwd& a, const acc_t<T>* g_rgb, acc_t<T> g_o
     for (int i = 0; i < n; ++i) {
       A sum = 0;
       const T* rgb = rgbs + i * C;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t c = 0; c < C; ++c) sum += g_rgb[c] * to_acc(rgb[c]);
+      int64_t c = 0;
+      for (; c + 16 <= C; c += 16) sum += dot<T, 16>(g_rgb + c, rgb + c);
+      for (; c < C; ++c) sum += g_rgb[c] * to_acc(rgb[c]);
       G[i] = g_opacity + d.scale * (b.t[i] - d.shift) + sum;
     }
   }
@@ -168,17 +283,36 @@ void weight_gradients(const CompositeBwd& a, const acc_t<T>* g_rgb, acc_t<T> g_o
   }
 }
 
+// S[0..n) from S[n] and the block's opacities: S_i = emitted_i + keep_i S_{i+1}, from back to front. `emitted` and
+// `keep` are neutral behind n, up to the next multiple of four.
+template <class A>
+void suffixes(const A* emitted, const A* keep, int n, A* S) {
+  A next = S[n];
+  for (int i = (n - 1) / 4 * 4; i >= 0; i -= 4) {
+    const A *e = emitted + i, *k = keep + i;
+    const A e2 = e[2] + k[2] * e[3], e1 = e[1] + k[1] * e2, e0 = e[0] + k[0] * e1;
+    const A k2 = k[2] * k[3], k1 = k[1] * k2, k0 = k[0] * k1;
+    S[i + 3] = e[3] + k[3] * next;
+    S[i + 2] = e2 + k2 * next;
+    S[i + 1] = e1 + k1 * next;
+    next = e0 + k0 * next;
+    S[i] = next;
+  }
+}
+
 template <class T, int kC>
-void write_colour_gradients(T* g_rgbs, const acc_t<T>* g_rgb, const acc_t<T>* w, int n, int64_t channels) {
+void write_colour_gradients(T* g_rgbs, const acc_t<T>* g_rgb, const acc_t<T>* w, int n, int m, int64_t channels) {
   using A = acc_t<T>;
   if constexpr (kC == 3) {
     const A g0 = g_rgb[0], g1 = g_rgb[1], g2 = g_rgb[2];
+    T g[3 * kBlock];
     FVX_SIMD
-    for (int i = 0; i < n; ++i) {
-      g_rgbs[3 * i] = from_acc<T>(w[i] * g0);
-      g_rgbs[3 * i + 1] = from_acc<T>(w[i] * g1);
-      g_rgbs[3 * i + 2] = from_acc<T>(w[i] * g2);
+    for (int i = 0; i < m; ++i) {
+      g[3 * i] = from_acc<T>(w[i] * g0);
+      g[3 * i + 1] = from_acc<T>(w[i] * g1);
+      g[3 * i + 2] = from_acc<T>(w[i] * g2);
     }
+    __builtin_memcpy(g_rgbs, g, sizeof(T) * 3 * n);
   } else {
     for (int i = 0; i < n; ++i) {
       FVX_SIMD
@@ -205,14 +339,14 @@ template <class T>
 int64_t forward_sweep(const CompositeBwd& a, Span span, Block<acc_t<T>>& b, acc_t<T>* checkpoints, acc_t<T>& trans) {
   using A = acc_t<T>;
   int64_t done = span.begin;
-  for (int64_t block = 0; done < span.end; ++block) {
-    const int n = int(min_of<int64_t>(kBlock, span.end - done));
-    checkpoints[block] = trans;
-    load_opacities<T>(a, done, n, b);
-    const int live = attenuate(b, n, trans, A(a.early_stop_eps));
+  for (int64_t chunk = 0; done < span.end; ++chunk) {
+    const Extent block = extent_of(done, span.end, a.n_samples);
+    checkpoints[chunk] = trans;
+    load_opacities<T>(a, done, block, b);
+    const int live = attenuate(b, block, trans, A(a.early_stop_eps));
     trans = b.T[live];
     done += live;
-    if (live < n) break;
+    if (live < block.n) break;
   }
   return done - span.begin;
 }
@@ -224,10 +358,6 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
   const Span span = samples_of_ray(a, ray);
   const A* g_rgb = static_cast<const A*>(a.g_rgb) + ray * C;
   const A* g_transmittance = static_cast<const A*>(a.g_transmittance);
-  const A* t0 = static_cast<const A*>(a.t_starts);
-  const A* t1 = static_cast<const A*>(a.t_ends);
-  const T* values = static_cast<const T*>(a.values);
-  T* g_values = static_cast<T*>(a.g_values);
   A* g_t0 = static_cast<A*>(a.g_t_starts);
   A* g_t1 = static_cast<A*>(a.g_t_ends);
   const A threshold = A(a.depth_threshold);
@@ -250,30 +380,44 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
     for (int64_t c = 0; c < C; ++c) g_background[c] = trans * g_rgb[c];
   }
 
-  A G[kBlock], g_alpha[kBlock];
-  const bool one_block = live <= kBlock && span.end - span.begin <= kBlock;
-  for (int64_t block = (live + kBlock - 1) / kBlock - 1; block >= 0; --block) {
-    const int64_t first = span.begin + block * kBlock;
-    const int n = int(min_of<int64_t>(kBlock, span.begin + live - first));
+  A G[kBlock], emitted[kBlock + 4], S[kBlock + 4];
+  T g_value[kBlock];
+  const bool one_block = span.end - span.begin <= kBlock;
+  for (int64_t chunk = (live + kBlock - 1) / kBlock - 1; chunk >= 0; --chunk) {
+    const int64_t first = span.begin + chunk * kBlock;
+    const Extent block = extent_of(first, span.begin + live, a.n_samples);
+    const int n = block.n, m = block.m;
     if (!one_block) {  // a short ray's block is still what the sweep left
-      load_opacities<T>(a, first, n, b);
-      attenuate(b, n, checkpoints[block], A(a.early_stop_eps));
+      load_opacities<T>(a, first, block, b);
+      attenuate(b, block, checkpoints[chunk], A(0));
     }
-    weight_gradients<T, kC>(a, g_rgb, g_opacity, d, first, n, b, G);
-    for (int i = n - 1; i >= 0; --i) {
-      g_alpha[i] = b.T[i] * (G[i] - suffix);
-      const A emitted = b.alpha[i] * G[i] + (g_transmittance ? g_transmittance[first + i] : A(0));
-      suffix = emitted + b.keep[i] * suffix;
-    }
-    write_colour_gradients<T, kC>(static_cast<T*>(a.g_rgbs) + first * C, g_rgb, b.w, n, C);
+    weight_gradients<T, kC>(a, g_rgb, g_opacity, d, first, n, m, b, G);
     FVX_SIMD
-    for (int i = 0; i < n; ++i) {
-      const int64_t s = first + i;
-      const A dt = t1[s] - t0[s];
-      const SampleGrad<A> g = sample_gradient(g_alpha[i], to_acc(values[s]), dt, b.keep[i], a.alphas);
-      g_values[s] = from_acc<T>(g.value);
+    for (int i = 0; i < n; ++i) emitted[i] = b.alpha[i] * G[i];
+    if (g_transmittance) {
+      for (int i = 0; i < n; ++i) emitted[i] += g_transmittance[first + i];
+    }
+    for (int i = n; i < n + 3; ++i) {
+      emitted[i] = A(0);
+      b.keep[i] = A(1);
+    }
+    S[n] = suffix;
+    suffixes(emitted, b.keep, n, S);
+    S[n] = suffix;
+    suffix = S[0];
+
+    const T* values = static_cast<const T*>(a.values) + first;
+    const A* t0 = static_cast<const A*>(a.t_starts) + first;
+    const A* t1 = static_cast<const A*>(a.t_ends) + first;
+    FVX_SIMD
+    for (int i = 0; i < m; ++i) {
+      const A g_alpha = b.T[i] * (G[i] - S[i + 1]);
+      const SampleGrad<A> g = sample_gradient(g_alpha, to_acc(values[i]), t1[i] - t0[i], b.keep[i], a.alphas);
+      g_value[i] = from_acc<T>(g.value);
       G[i] = g.dt;
     }
+    __builtin_memcpy(static_cast<T*>(a.g_values) + first, g_value, sizeof(T) * n);
+    write_colour_gradients<T, kC>(static_cast<T*>(a.g_rgbs) + first * C, g_rgb, b.w, n, m, C);
     if (!g_t0) continue;
     for (int i = 0; i < n; ++i) {
       const A at_hit = is_hit(b.T[i], b.T[i + 1], threshold) ? d.at_hit : A(0);

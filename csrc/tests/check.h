@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "fastvfx/kernels.h"
+#include "random.h"
 
 namespace fastvfx {
 
@@ -17,15 +18,6 @@ inline void near(const char* what, double got, double want, double tolerance) {
   std::printf("%s: %s: got %.9g, want %.9g\n", isa_name(active_isa()), what, got, want);
   ++failures;
 }
-
-// Uniform in [0, 1), the same on every platform.
-struct Random {
-  uint64_t state;
-  double operator()() {
-    state = state * 6364136223846793005ull + 1442695040888963407ull;
-    return double(state >> 11) / 9007199254740992.0;
-  }
-};
 
 // Runs the test at each level that this processor has.
 inline int at_every_isa(const std::function<void()>& test) {

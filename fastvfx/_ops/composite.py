@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
-from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, on, ptr
+from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, on, on_huge_pages, ptr
 
 #: Same table as ``DepthMode`` in csrc/include/fastvfx/composite.h.
 DEPTH_MODE = {"expected": 0, "accumulated": 1, "first_hit": 2}
@@ -87,7 +87,7 @@ def _fwd(
 ):  # fmt: skip
     if offsets is not None and values.device.type == "cpu":
         _check.offsets("composite", offsets, values.shape[0], padded)
-    outputs = _outputs(values, rgbs, offsets, padded, weights, transmittance)
+    outputs = on_huge_pages(_outputs(values, rgbs, offsets, padded, weights, transmittance))
     rgb, opacity, depth, w, T = outputs
     options = (alphas, depth_mode, depth_threshold, early_stop_eps)
     with on(values.device):
@@ -127,7 +127,7 @@ def _bwd(
     grad_weights, grad_transmittance, alphas, depth_mode, depth_threshold, early_stop_eps, padded, t_gradients,
     background_gradient,
 ):  # fmt: skip
-    grads = _gradients(values, rgbs, offsets, padded, t_gradients, background_gradient)
+    grads = on_huge_pages(_gradients(values, rgbs, offsets, padded, t_gradients, background_gradient))
     grad_values, grad_rgbs, grad_t_starts, grad_t_ends, grad_background = grads
     scratch = opacity.new_empty((values.numel() // STRIDE + _n_rays(values, offsets),))
     options = (alphas, depth_mode, depth_threshold, early_stop_eps)
