@@ -1,6 +1,7 @@
 # make demo    train a NeRF on the embedded scene for a minute, with and without the native kernels; demo-out/report.html
 # make test    lint and every test, in a virtual environment of its own
 # make bench   every benchmark beside its baselines; JSON and a plot
+# make gate    instruction counts of the CPU kernels against their budgets, under valgrind
 # make ext     rebuild the native module in place, for work on the kernels
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ DATA ?= examples/still_life
 SECONDS ?= 60
 BIN := $(VENV)/bin
 
-.PHONY: venv install test lint format bench demo ext clean
+.PHONY: venv install test lint format bench gate demo ext clean
 
 venv: $(BIN)/activate
 $(BIN)/activate:
@@ -34,14 +35,20 @@ format: install
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 test: lint
-	cmake -S . -B build/core -GNinja -DFASTVFX_PYTHON=OFF -DFASTVFX_CUDA=off -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	cmake -S . -B build/core -GNinja -DFASTVFX_PYTHON=OFF -DFASTVFX_CUDA=off -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DFASTVFX_BENCH_DRIVER=ON
 	cmake --build build/core
 	ctest --test-dir build/core --output-on-failure
+	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python -m pytest
 
 # One file, another device, a longer run: benchmarks/run.py --help
 bench: install
 	$(BIN)/python benchmarks/run.py
+
+# Instructions that the CPU kernels execute, against benchmarks/budgets.json; skipped, and said so, without valgrind.
+gate: install
+	$(BIN)/python benchmarks/gate.py
 
 ext:
 	$(PYTHON) setup.py --quiet build_ext --inplace

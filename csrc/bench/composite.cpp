@@ -80,6 +80,14 @@ std::function<void()> backward(int64_t channels) {
   return [scene, a = scene->bwd()] { cpu::composite_bwd(a); };
 }
 
+std::function<void()> offsets_check() {
+  auto scene = std::make_shared<Scene>(1);
+  auto first_bad = std::make_shared<int64_t>();
+  const CheckOffsets a{scene->offsets.data(), scene->rays.n_rays, first_bad.get()};
+  return [scene, first_bad, a] { cpu::check_offsets(a); };
+}
+
+const Register check("check_offsets", offsets_check);
 const Register fwd("composite_fwd", [] { return forward(3); });
 const Register bwd("composite_bwd", [] { return backward(3); });
 const Register fwd16("composite_fwd_16_channels", [] { return forward(16); });
