@@ -211,9 +211,10 @@ class Plan:
     every: dict[str, int]  #: takes part in every n-th round
 
     @staticmethod
-    def fit(estimates: dict[str, float], budget: float, fewest: int = 5, most: int = 60) -> Plan:
-        burst = 0.02  # seconds: short calls are repeated until the clock and the caches settle
-        calls = {name: max(1, min(1000, math.ceil(burst / max(t, 1e-7)))) for name, t in estimates.items()}
+    def fit(estimates: dict[str, float], budget: float, device: str = "cpu", fewest: int = 5, most: int = 60) -> Plan:
+        # Short calls are repeated until the clock and the caches settle; on a GPU no more than can be queued ahead.
+        burst, longest = (0.002, 10) if device == "cuda" else (0.02, 1000)
+        calls = {name: max(1, min(longest, math.ceil(burst / max(t, 1e-7)))) for name, t in estimates.items()}
         cost = {name: (calls[name] + 1) * t for name, t in estimates.items()}
         rounds = max(fewest, min(most, int(budget / 2 / cost[OURS])))
         share = budget / max(1, len(estimates) - 1)
@@ -251,7 +252,7 @@ def estimate(race: Race, device: str) -> dict[str, float]:
 
 def take_turns(race: Race, device: str, budget: float, fewest: int = 5) -> Times:
     """Times every candidate in turns for about ``budget`` seconds."""
-    plan = Plan.fit(estimate(race, device), budget, fewest)
+    plan = Plan.fit(estimate(race, device), budget, device, fewest)
     times = Times(baselines={name: [] for name in race.baselines})
     gc.collect()
     gc.disable()

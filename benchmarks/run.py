@@ -31,14 +31,14 @@ def files(names: list[str]) -> list[Path]:
     return [HERE / f"bench_{name}.py" for name in names]
 
 
-def merged(results: list[dict[str, Any]], before: dict[str, Any] | None) -> dict[str, Any]:
-    """The new results, and of an earlier run on the machine what was not run again."""
-    result = results[-1] | {"benchmarks": [b for r in results for b in r["benchmarks"]]}
+def merged(result: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """The new results, and of what was kept for the machine what was not run again."""
+    benchmarks = list(result["benchmarks"])
     if before:
-        again = {b["fullname"] for b in result["benchmarks"]}
-        result["benchmarks"] += [b for b in before["benchmarks"] if b["fullname"] not in again]
-    result["benchmarks"].sort(key=lambda b: b["fullname"].partition("::")[0])  # stable: order within a file stays
-    return result
+        again = {b["fullname"] for b in benchmarks}
+        benchmarks += [b for b in before["benchmarks"] if b["fullname"] not in again]
+    benchmarks.sort(key=lambda b: b["fullname"].partition("::")[0])  # stable: the order within a file stays
+    return result | {"benchmarks": benchmarks}
 
 
 def main() -> int:
@@ -51,11 +51,13 @@ def main() -> int:
     args = parser.parse_args()
 
     out: Path = args.out or HERE / "results" / measure.slug(args.device)
-    results, failed = [], []
-    with tempfile.TemporaryDirectory() as folder:
+    out.mkdir(parents=True, exist_ok=True)
+    latest = out / "latest.json"
+    table, failed = "", []
+    for file in files(args.names):
         # A process each: what torch.compile, the allocator or a peer leave behind does not reach the next.
-        for file in files(args.names):
-            path = Path(folder) / f"{file.stem}.json"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "result.json"
             command = [sys.executable, "-m", "pytest", str(file), "-k", args.k, f"--device={args.device}"]
             command += [f"--budget={args.budget}", f"--benchmark-json={path}", "--benchmark-quiet"]
             command += ["-W", "ignore::DeprecationWarning"]
@@ -63,17 +65,15 @@ def main() -> int:
             if code not in (0, 5):  # 5: -k selected nothing here
                 failed.append(file.stem)
             if path.exists() and path.stat().st_size:
-                results.append(json.loads(path.read_text()))
-    if results:
-        latest = out / "latest.json"
-        before = json.loads(latest.read_text()) if latest.exists() else None
-        out.mkdir(parents=True, exist_ok=True)
-        latest.write_text(json.dumps(merged(results, before), indent=1) + "\n")
-        print(report.report(latest))
+                before = json.loads(latest.read_text()) if latest.exists() else None
+                latest.write_text(json.dumps(merged(json.loads(path.read_text()), before), indent=1) + "\n")
+                table = report.report(latest)
+    if table:
+        print(table)
         print(f"written: {latest}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed or not results else 0
+    return 1 if failed or not table else 0
 
 
 if __name__ == "__main__":

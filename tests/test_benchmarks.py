@@ -113,7 +113,7 @@ def test_later_runs_replace_their_own_results() -> None:
     def result(*names: str, mark: int) -> dict:
         return {"benchmarks": [{"fullname": n, "mark": mark} for n in names]}
 
-    merged = run.merged([result("a.py::x", "b.py::y", mark=2)], result("b.py::y", "c.py::z", mark=1))
+    merged = run.merged(result("a.py::x", "b.py::y", mark=2), result("b.py::y", "c.py::z", mark=1))
     assert [(b["fullname"], b["mark"]) for b in merged["benchmarks"]] == [
         ("a.py::x", 2),
         ("b.py::y", 2),
