@@ -16,6 +16,11 @@ set(kernel_flags
     $<${gnu_like}:-Wall>
     $<${gnu_like}:-Wextra>)
 
+# Marching decides by comparing positions which samples exist: it must round alike on every processor.
+if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  set_source_files_properties(csrc/cpu/march.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+endif()
+
 set(FASTVFX_CPU_OBJECTS)
 set(FASTVFX_CPU_DEFINITIONS)
 function(add_cpu_level isa)

@@ -41,6 +41,8 @@ file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
 add_library(fastvfx_cuda OBJECT ${cuda_sources})
 target_include_directories(fastvfx_cuda PRIVATE csrc/include)
 target_compile_options(fastvfx_cuda PRIVATE ${arch_flags} --expt-relaxed-constexpr -O3 -lineinfo)
+# The GPU must keep the samples that the CPU keeps (cmake/cpu.cmake).
+set_source_files_properties(csrc/cuda/march.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
 set(FASTVFX_CUDA_OBJECTS $<TARGET_OBJECTS:fastvfx_cuda>)
 # The static runtime looks for the driver only when it is first used, so the module loads on machines without one.
 set(FASTVFX_CUDA_RUNTIME CUDA::cudart_static)

@@ -7,14 +7,26 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
 from .encoding import SphericalHarmonics
-from .functional import composite, composite_alphas, mlp, spherical_harmonics
+from .functional import (
+    composite,
+    composite_alphas,
+    march_rays,
+    mlp,
+    pack_bits,
+    prune_samples,
+    ray_aabb_intersect,
+    spherical_harmonics,
+    unpack_bits,
+)
 from .network import MLP
+from .rays import OccupancyGrid
 from .render import VolumeRenderer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "OccupancyGrid",
     "SphericalHarmonics",
     "VolumeRenderer",
     "__version__",
@@ -23,6 +35,11 @@ __all__ = [
     "composite_alphas",
     "functional",
     "get_backend",
+    "march_rays",
     "mlp",
+    "pack_bits",
+    "prune_samples",
+    "ray_aabb_intersect",
     "spherical_harmonics",
+    "unpack_bits",
 ]

@@ -26,8 +26,11 @@ void run(Kernel kernel, const Args& args) {
   kernel(args);
 }
 
+void bind_aabb(py::module_& m);
 void bind_composite(py::module_& m);
+void bind_march(py::module_& m);
 void bind_mlp(py::module_& m);
+void bind_occupancy(py::module_& m);
 void bind_spherical_harmonics(py::module_& m);
 
 }  // namespace fastvfx

@@ -40,7 +40,10 @@ PYBIND11_MODULE(_C, m) {
     throw py::value_error("fastvfx: expected generic, x86-64-v2, x86-64-v3 or x86-64-v4, got " + name);
   });
   m.def("use_huge_pages", &use_huge_pages);
+  bind_aabb(m);
   bind_composite(m);
+  bind_march(m);
   bind_mlp(m);
+  bind_occupancy(m);
   bind_spherical_harmonics(m);
 }

@@ -1,7 +1,22 @@
 """Every public operator, as functions of tensors. The modules of ``fastvfx`` are these with parameters."""
 
+from .aabb import ray_aabb_intersect
 from .composite import CompositeOutput, composite, composite_alphas
+from .march import RaySamples, march_rays, prune_samples
 from .mlp import mlp
+from .occupancy import pack_bits, unpack_bits
 from .spherical_harmonics import spherical_harmonics
 
-__all__ = ["CompositeOutput", "composite", "composite_alphas", "mlp", "spherical_harmonics"]
+__all__ = [
+    "CompositeOutput",
+    "RaySamples",
+    "composite",
+    "composite_alphas",
+    "march_rays",
+    "mlp",
+    "pack_bits",
+    "prune_samples",
+    "ray_aabb_intersect",
+    "spherical_harmonics",
+    "unpack_bits",
+]

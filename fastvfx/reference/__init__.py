@@ -1,7 +1,10 @@
 """Every operator in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests."""
 
+from .aabb import ray_aabb_intersect
 from .composite import composite
+from .march import march
 from .mlp import mlp
-
-__all__ = ["composite", "mlp", "spherical_harmonics"]
+from .occupancy import pack_bits, unpack_bits
 from .spherical_harmonics import spherical_harmonics
+
+__all__ = ["composite", "march", "mlp", "pack_bits", "ray_aabb_intersect", "spherical_harmonics", "unpack_bits"]

@@ -2,8 +2,11 @@
 // and sizes; nothing here allocates a result, knows of Python, or of torch.
 #pragma once
 
+#include "fastvfx/aabb.h"
 #include "fastvfx/composite.h"
+#include "fastvfx/march.h"
 #include "fastvfx/mlp.h"
+#include "fastvfx/occupancy.h"
 #include "fastvfx/offsets.h"
 #include "fastvfx/spherical_harmonics.h"
 
@@ -30,6 +33,11 @@ void composite_bwd(const CompositeBwd& args);
 void spherical_harmonics_fwd(const SphericalHarmonicsFwd& args);
 void spherical_harmonics_bwd(const SphericalHarmonicsBwd& args);
 void spherical_harmonics_bwd_bwd(const SphericalHarmonicsBwdBwd& args);
+void aabb_fwd(const AabbFwd& args);
+void occupancy_pack(const OccupancyPack& args);
+void occupancy_unpack(const OccupancyUnpack& args);
+void march_count(const MarchCount& args);
+void march_write(const MarchWrite& args);
 }  // namespace cuda
 
 }  // namespace fastvfx
