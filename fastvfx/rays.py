@@ -193,8 +193,7 @@ class OccupancyGrid(nn.Module):
             )
         if convention not in ("opencv", "opengl"):
             raise ValueError(
-                "fastvfx.OccupancyGrid.mark_invisible_cells: expected convention opencv or opengl, got "
-                f"{convention!r}"
+                f"fastvfx.OccupancyGrid.mark_invisible_cells: expected convention opencv or opengl, got {convention!r}"
             )
         device = self.occs.device
         c2w = c2w.to(device, torch.float32)

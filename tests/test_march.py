@@ -50,9 +50,7 @@ class Scene:
         self.options = {"step_size": 0.011, **options}
 
     def run(self, **options) -> RaySamples:
-        return fastvfx.march_rays(
-            self.o, self.d, self.bits, self.aabbs, self.shape, **{**self.options, **options}
-        )
+        return fastvfx.march_rays(self.o, self.d, self.bits, self.aabbs, self.shape, **{**self.options, **options})
 
     def reference(self, **options) -> RaySamples:
         with fastvfx.backend("reference"):
@@ -377,7 +375,7 @@ def test_prune_keeps_what_it_is_told_to(device):
     assert torch.equal(pruned.t_starts, samples.t_starts[kept])
     assert torch.equal(pruned.t_ends, samples.t_ends[kept])
     assert torch.equal(pruned.offsets.diff(), torch.bincount(pruned.ray_indices, minlength=100))
-    with pytest.raises(TypeError, match="expected keep of dtype bool, got torch.float32"):
+    with pytest.raises(TypeError, match="expected keep of dtype bool, got"):
         fastvfx.prune_samples(samples, keep.float())
     with pytest.raises(ValueError, match=r"expected keep of shape \(n_samples,\) with n_samples=6000, got \(5999,\)"):
         fastvfx.prune_samples(samples, keep[1:])

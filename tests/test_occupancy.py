@@ -80,7 +80,18 @@ def test_opcheck_compile_and_fake(device):
         (lambda: fastvfx.OccupancyGrid([0, 0, 0, 1, 1, -1]), ValueError, "lower corner below upper"),
         (lambda: fastvfx.OccupancyGrid([0, 0, 0, 1, 1, 1], levels=9), ValueError, "1 to 8 levels, got 9"),
     ],
-    ids=["rank", "no_threshold", "int", "thresholds", "words", "bits_dtype", "resolution", "roi", "roi_order", "levels"],
+    ids=[
+        "rank",
+        "no_threshold",
+        "int",
+        "thresholds",
+        "words",
+        "bits_dtype",
+        "resolution",
+        "roi",
+        "roi_order",
+        "levels",
+    ],
 )
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):

@@ -1,5 +1,5 @@
-// Marching on the CPU. march_count walks the grid once and keeps the stretches of occupied steps (or cells); march_write
-// turns them into samples when their number, and with it the place of each ray, is known.
+// Marching on the CPU. march_count walks the grid once and keeps the stretches of occupied steps (or cells);
+// march_write turns them into samples when their number, and with it the place of each ray, is known.
 #include "fastvfx/march.h"
 
 #include <new>
@@ -111,7 +111,8 @@ bool count_tile_avx512(const MarchRays& a, int64_t begin, int64_t end, uint64_t 
                        MarchTile& tile) {
   Lanes lanes;
   MarchTile::Part parts[Lanes::capacity];
-  if (!fill_lanes(a, begin, end, seed, lanes, parts)) return count_tile<float, MarchMode::even>(a, begin, end, seed, counts, tile);
+  if (!fill_lanes(a, begin, end, seed, lanes, parts))
+    return count_tile<float, MarchMode::even>(a, begin, end, seed, counts, tile);
   Growing<uint32_t> begins, parts_lengths;
   begins.reserve(4096);
   parts_lengths.reserve(4096);

@@ -92,15 +92,15 @@ FVX_HD void walk_once(WalkState& s, const WalkGrid& g, StretchLog& log) {
     cell[i] = _mm512_cvttps_epi32(_mm512_add_ps(s.a[i], _mm512_mul_ps(s.b[i], s.j)));
     cell[i] = _mm512_min_epi32(_mm512_max_epi32(cell[i], zero), g.last[i]);
   }
-  __m512i index = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(cell[0], 2), g.ny),
-                                   _mm512_srli_epi32(cell[1], 2));
+  __m512i index =
+      _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(cell[0], 2), g.ny), _mm512_srli_epi32(cell[1], 2));
   index = _mm512_add_epi32(_mm512_mullo_epi32(index, g.nz), _mm512_srli_epi32(cell[2], 2));
   index = _mm512_add_epi32(index, s.offset);
   const __m512i low = load_words(g.bits, _mm512_castsi512_si256(index));
   const __m512i high = load_words(g.bits, _mm512_extracti64x4_epi64(index, 1));
-  const __m512i bit = _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(cell[0], three), 4),
-                                      _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(cell[1], three), 2),
-                                                      _mm512_and_si512(cell[2], three)));
+  const __m512i bit = _mm512_or_si512(
+      _mm512_slli_epi32(_mm512_and_si512(cell[0], three), 4),
+      _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(cell[1], three), 2), _mm512_and_si512(cell[2], three)));
 
   // uniform_mask(): whole bricks, then blocks of 2 x 2 x 2, whose bits come to lie in 0x330033.
   const __m512i ones = _mm512_set1_epi64(-1), block_bits = _mm512_set1_epi32(0x330033);

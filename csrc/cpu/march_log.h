@@ -17,8 +17,8 @@ struct MarchTile {
   Run* runs;
   int64_t* run_ends;
 
-  // From the vector walk: parts of rays (one line each), in order, and the stretches of all parts mixed, each part's own
-  // in order.
+  // From the vector walk: parts of rays (one line each), in order, and the stretches of all parts mixed, each part's
+  // own in order.
   struct Part {
     double first;    // step of the lattice that j counts from
     int32_t ray;     // in the tile

@@ -1,6 +1,6 @@
-// Marching on the GPU: a thread walks a ray, once to count and once to write. The counts are summed over all rays in the
-// same launch that makes them (a single pass with decoupled look-back, Merrill and Garland 2016), so that the places of
-// the samples are known, in the order of the rays, without the host.
+// Marching on the GPU: a thread walks a ray, once to count and once to write. The counts are summed over all rays in
+// the same launch that makes them (a single pass with decoupled look-back, Merrill and Garland 2016), so that the
+// places of the samples are known, in the order of the rays, without the host.
 #include "fastvfx/kernels.h"
 #include "fastvfx/march.h"
 #include "launch.h"

@@ -57,8 +57,9 @@ def _count(inputs: tuple[Any, ...]) -> tuple[Tensor, Any, tuple[Any, ...]]:
     return sums, log, rays
 
 
-def _samples(rays_o: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    return rays_o.new_empty((n,)), rays_o.new_empty((n,)), rays_o.new_empty((n,), dtype=torch.int32)
+def _samples(rays_o: Tensor, n: int | torch.SymInt) -> tuple[Tensor, Tensor, Tensor]:
+    shape: Any = (n,)
+    return rays_o.new_empty(shape), rays_o.new_empty(shape), rays_o.new_empty(shape, dtype=torch.int32)
 
 
 def _march(*inputs):
@@ -67,9 +68,7 @@ def _march(*inputs):
         sums, log, rays = _count(inputs)
         n = int(sums[-1])  # on a GPU the one wait for the device, without which the outputs have no size
         samples = _samples(rays_o, n)
-        kernel("march_write", rays_o.device)(
-            *rays, ptr(sums), log, n, *(ptr(x) for x in samples), 0, 0
-        )
+        kernel("march_write", rays_o.device)(*rays, ptr(sums), log, n, *(ptr(x) for x in samples), 0, 0)
     return *samples, sums
 
 

@@ -156,9 +156,7 @@ def _check_steps(op: str, step_size: float, cone_angle: float, max_step_size: fl
     if cone_angle > 0 and step_size <= 0:
         raise ValueError(f"fastvfx.{op}: expected a step_size above 0 with a cone_angle, got {step_size}")
     if not max_step_size >= step_size:
-        raise ValueError(
-            f"fastvfx.{op}: expected max_step_size of at least step_size={step_size}, got {max_step_size}"
-        )
+        raise ValueError(f"fastvfx.{op}: expected max_step_size of at least step_size={step_size}, got {max_step_size}")
 
 
 def _fit(samples: RaySamples, capacity: int) -> RaySamples:
@@ -202,6 +200,4 @@ def prune_samples(samples: RaySamples, keep: Tensor) -> RaySamples:
     _check.has_shape(op, "keep", keep, (n_samples,), f"(n_samples,) with n_samples={n_samples}")
     keep = keep & (samples.ray_indices >= 0)
     before = torch.cat([samples.offsets.new_zeros(1), keep.cumsum(0)])
-    return RaySamples(
-        samples.t_starts[keep], samples.t_ends[keep], samples.ray_indices[keep], before[samples.offsets]
-    )
+    return RaySamples(samples.t_starts[keep], samples.t_ends[keep], samples.ray_indices[keep], before[samples.offsets])

@@ -160,8 +160,10 @@ def march(
     return t_starts.to(rays_o.dtype), t_ends.to(rays_o.dtype), ray.to(torch.int32), offsets
 
 
-def _cell_lines(o: Tensor, d: Tensor, boxes: Tensor, resolution: Sequence[int], parts: Parts) -> tuple[Tensor, Tensor]:
-    """Position in cells of each part's ray: (o - lower) scale (P, 3) at t = 0, d scale (P, 3) per unit of t."""
+def _cell_lines(
+    o: Tensor, d: Tensor, boxes: Tensor, resolution: Sequence[int], parts: Parts
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Start, direction and scale (P, 3) of each part: in cells its ray is at (start + direction t) scale."""
     scale = torch.tensor(resolution, dtype=torch.float64, device=o.device) / (boxes[:, 3:] - boxes[:, :3])  # (L, 3)
     return o[parts.ray] - boxes[parts.level, :3], d[parts.ray], scale[parts.level]
 
@@ -201,7 +203,7 @@ def _walk(
 
 def _skip_table(cells: Tensor) -> Tensor:
     """Of each cell, flat: bit 0 whether it is occupied, bit 1 whether its brick of 4 x 4 x 4 is empty."""
-    levels, x, y, z = cells.shape
+    _, x, y, z = cells.shape
     padded = torch.nn.functional.pad(cells, (0, -z % 4, 0, -y % 4, 0, -x % 4))
     bricks = torch.nn.functional.max_pool3d(padded[:, None].float(), 4, 4)
     empty = bricks.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)[:, 0, :x, :y, :z] == 0
@@ -296,5 +298,5 @@ def _cells(o: Tensor, d: Tensor, cells: Tensor, boxes: Tensor, parts: Parts) -> 
         found.append((parts.ray[chunk][row], t_in[row, column], t_out[row, column]))
     if not found:
         return parts.ray[:0], parts.first[:0], parts.first[:0]
-    ray, t_in, t_out = zip(*found, strict=True)
-    return torch.cat(ray), torch.cat(t_in), torch.cat(t_out)
+    columns = [torch.cat(column) for column in zip(*found, strict=True)]
+    return columns[0], columns[1], columns[2]

@@ -51,8 +51,8 @@ FVX_HD bool is_finite(T x) {
 // A ray with a NaN or infinity, or of no direction, is inside no box.
 template <class T>
 FVX_HD bool is_ray(const T* o, const T* d) {
-  const bool finite = is_finite(o[0]) && is_finite(o[1]) && is_finite(o[2]) && is_finite(d[0]) && is_finite(d[1]) &&
-                      is_finite(d[2]);
+  const bool finite =
+      is_finite(o[0]) && is_finite(o[1]) && is_finite(o[2]) && is_finite(d[0]) && is_finite(d[1]) && is_finite(d[2]);
   return finite && (d[0] != T(0) || d[1] != T(0) || d[2] != T(0));
 }
 

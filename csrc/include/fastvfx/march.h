@@ -107,9 +107,7 @@ struct Lattice {
     if (k <= k2) return t1 * ::exp2((k - k1) * log_ratio);
     return t2 + (k - k2) * max_step;
   }
-  FVX_HD double middle(double k) const {
-    return cone > 0.0 ? 0.5 * (t(k) + t(k + 1.0)) : t0 + (k + 0.5) * step;
-  }
+  FVX_HD double middle(double k) const { return cone > 0.0 ? 0.5 * (t(k) + t(k + 1.0)) : t0 + (k + 0.5) * step; }
   // The real k with middle(k) = m, up to rounding.
   FVX_HD double index(double m) const {
     const double k = (m - t0) / step - 0.5;
@@ -155,7 +153,8 @@ template <class P>
 FVX_HD MarchRay load_ray(const MarchRays& a, int64_t ray, uint64_t mixed_seed) {
   const P* o = static_cast<const P*>(a.rays_o) + 3 * ray;
   const P* d = static_cast<const P*>(a.rays_d) + 3 * ray;
-  MarchRay r{{double(o[0]), double(o[1]), double(o[2])}, {double(d[0]), double(d[1]), double(d[2])}, a.near, a.far, 0, 0};
+  MarchRay r{
+      {double(o[0]), double(o[1]), double(o[2])}, {double(d[0]), double(d[1]), double(d[2])}, a.near, a.far, 0, 0};
   if (a.nears) r.near = double(static_cast<const P*>(a.nears)[ray]);
   if (a.fars) r.far = double(static_cast<const P*>(a.fars)[ray]);
   if (a.jitter) r.jitter = jitter_of(mixed_seed, ray);
@@ -417,31 +416,31 @@ FVX_HD void march_ray(const MarchRays& a, const MarchRay& r, const Lattice& latt
 FVX_END_ISA
 
 // Runs the body with `P` bound to the type of the rays and `kMode` to the mode.
-#define FVX_DISPATCH_MARCH(args, P, kMode, ...)                             \
-  do {                                                                      \
-    const auto with_type = [&](auto zero) {                                 \
-      using P = decltype(zero);                                             \
-      switch (mode_of(args)) {                                              \
-        case MarchMode::even: {                                             \
-          constexpr MarchMode kMode = MarchMode::even;                      \
-          __VA_ARGS__;                                                      \
-          break;                                                            \
-        }                                                                   \
-        case MarchMode::cone: {                                             \
-          constexpr MarchMode kMode = MarchMode::cone;                      \
-          __VA_ARGS__;                                                      \
-          break;                                                            \
-        }                                                                   \
-        case MarchMode::cells: {                                            \
-          constexpr MarchMode kMode = MarchMode::cells;                     \
-          __VA_ARGS__;                                                      \
-          break;                                                            \
-        }                                                                   \
-      }                                                                     \
-    };                                                                      \
-    if ((args).dtype == ::fastvfx::DType::f64) {                            \
-      with_type(0.0);                                                       \
-    } else {                                                                \
-      with_type(0.0f);                                                      \
-    }                                                                       \
+#define FVX_DISPATCH_MARCH(args, P, kMode, ...)         \
+  do {                                                  \
+    const auto with_type = [&](auto zero) {             \
+      using P = decltype(zero);                         \
+      switch (mode_of(args)) {                          \
+        case MarchMode::even: {                         \
+          constexpr MarchMode kMode = MarchMode::even;  \
+          __VA_ARGS__;                                  \
+          break;                                        \
+        }                                               \
+        case MarchMode::cone: {                         \
+          constexpr MarchMode kMode = MarchMode::cone;  \
+          __VA_ARGS__;                                  \
+          break;                                        \
+        }                                               \
+        case MarchMode::cells: {                        \
+          constexpr MarchMode kMode = MarchMode::cells; \
+          __VA_ARGS__;                                  \
+          break;                                        \
+        }                                               \
+      }                                                 \
+    };                                                  \
+    if ((args).dtype == ::fastvfx::DType::f64) {        \
+      with_type(0.0);                                   \
+    } else {                                            \
+      with_type(0.0f);                                  \
+    }                                                   \
   } while (false)

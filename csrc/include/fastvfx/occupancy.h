@@ -10,7 +10,7 @@
 namespace fastvfx {
 
 struct OccupancyPack {
-  bool from_values;        // cells are float and compared with *threshold, else bytes compared with 0
+  bool from_values;  // cells are float and compared with *threshold, else bytes compared with 0
   int64_t levels, res[3];
   const void* cells;       // (levels, X, Y, Z)
   const float* threshold;  // occupied: value > *threshold; NaN is not
