@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _ext
-from ._common import DTYPE_CODE, define, executor, kernel, on, ptr
+from ._common import DTYPE_CODE, define, executor, kernel, on, on_huge_pages, ptr
 
 #: Same as ``march_max_levels`` and ``march_block`` in csrc/include/fastvfx/march.h.
 MAX_LEVELS = 8
@@ -67,7 +67,7 @@ def _march(*inputs):
     with on(rays_o.device):
         sums, log, rays = _count(inputs)
         n = int(sums[-1])  # on a GPU the one wait for the device, without which the outputs have no size
-        samples = _samples(rays_o, n)
+        samples = on_huge_pages(_samples(rays_o, n))
         kernel("march_write", rays_o.device)(*rays, ptr(sums), log, n, *(ptr(x) for x in samples), 0, 0)
     return *samples, sums
 
@@ -87,7 +87,7 @@ def _capacity_fake(*inputs_and_capacity):
 
 def _march_capacity(*inputs_and_capacity):
     *inputs, capacity = inputs_and_capacity
-    outputs = _capacity_fake(*inputs_and_capacity)
+    outputs = on_huge_pages(_capacity_fake(*inputs_and_capacity))
     device = inputs[0].device
     with on(device):
         sums, log, rays = _count(tuple(inputs))

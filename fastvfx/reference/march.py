@@ -16,7 +16,7 @@ FLOAT_STEPS = 2.0**22
 
 
 def ray_jitter(seed: int | Tensor, n_rays: int, device: torch.device) -> Tensor:
-    """(R,) float64, uniform in [0, 1): a function of seed and ray alone, the same as in csrc/include/fastvfx/march.h."""
+    """(R,) float64, uniform in [0, 1): a function of seed and ray alone, the same as in march.h."""
 
     def shifted(x: Tensor, n: int) -> Tensor:  # logical shift
         return (x >> n) & ((1 << (64 - n)) - 1)
