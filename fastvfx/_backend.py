@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -64,3 +66,25 @@ def use_native(op: str, device: torch.device) -> bool:
         )
         raise RuntimeError(f"fastvfx.{op}: no native kernel for device {device}: {reason}")
     return False
+
+
+def why_no_triton() -> str | None:
+    """Why Triton kernels cannot run, or ``None`` if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; `pip install triton` brings it"
+    return None
+
+
+def use_triton(op: str, device: torch.device, why_not: Callable[[], str | None]) -> bool:
+    """:func:`use_native` for an operator whose GPU kernel is written in Triton.
+
+    ``why_not`` says why that kernel does not take the arguments at hand, or returns ``None`` if it does.
+    """
+    if device.type != "cuda":
+        return use_native(op, device)
+    if _current == "reference":
+        return False
+    reason = why_no_triton() or why_not()
+    if reason is not None and _current == "native":
+        raise RuntimeError(f"fastvfx.{op}: no native kernel for device {device}: {reason}")
+    return reason is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._common import DTYPE_CODE, define, executor, kernel, on, ptr
@@ -37,9 +38,24 @@ def _fwd_fake(x, weights, biases, activation, output_activation):
     return x.new_empty((x.shape[0], weights[-1].shape[0]))
 
 
+def why_no_gpu_kernel(widths: list[int], dtypes: set[torch.dtype]) -> str | None:
+    """Why the Triton kernels do not take a network, or ``None`` if they do."""
+    if torch.float64 in dtypes:
+        return "its GPU kernel takes no float64"
+    most = 64 if torch.float32 in dtypes else 128
+    if max(widths) > most:
+        return f"its GPU kernel takes widths up to {most} in this dtype, not {max(widths)}"
+    return None
+
+
 def _fwd(x, weights, biases, activation, output_activation):
     y = _fwd_fake(x, weights, biases, activation, output_activation)
     with on(x.device):
+        if x.device.type == "cuda":
+            from .._triton import mlp as triton_mlp
+
+            triton_mlp.forward(x, y, weights, biases, activation, output_activation)
+            return y
         kernel("mlp_fwd", x.device)(*_mlp(x, weights, biases, activation, output_activation), ptr(y))
     return y
 
@@ -54,6 +70,16 @@ def _bwd(x, y, grad_y, weights, biases, activation, output_activation, x_gradien
         x, y, grad_y, weights, biases, activation, output_activation, x_gradient, params_gradient
     )
     with on(x.device):
+        if x.device.type == "cuda":
+            from .._triton import mlp as triton_mlp
+
+            # Two to a multiprocessor is what the registers allow.
+            programs = 2 * torch.cuda.get_device_properties(x.device).multi_processor_count
+            triton_mlp.backward(
+                x, y, grad_y, weights, biases, activation, output_activation, grad_x if x_gradient else None,
+                grad_params if params_gradient else None, programs,
+            )  # fmt: skip
+            return grad_x, grad_params
         kernel("mlp_bwd", x.device)(
             *_mlp(x, weights, biases, activation, output_activation), ptr(y), ptr(grad_y),
             ptr(grad_x) if x_gradient else 0, ptr(grad_params) if params_gradient else 0,

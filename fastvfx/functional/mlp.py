@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import _check
 from .._autograd import reference_double_backward
-from .._backend import use_native
+from .._backend import use_triton
 from .._ops._common import accumulate_dtype
-from .._ops.mlp import ACTIVATION, MAX_LAYERS
+from .._ops.mlp import ACTIVATION, MAX_LAYERS, why_no_gpu_kernel
 from ..reference.mlp import mlp as reference
 
 Activation = Literal["none", "relu", "leaky_relu", "sigmoid", "tanh", "softplus", "exp", "sine"]
@@ -51,8 +51,9 @@ def mlp(
     are taken in float32, and hidden layers stay in float32. The exception is speed: with bfloat16 parameters, x and the
     hidden layers are rounded to bfloat16 as well, as under autocast, on processors that multiply it (AVX512-BF16).
     float64 stays float64, in all arguments. NaN and infinities
-    stay in their own point, in y and in the gradient of x. On the CPU the gradients are the same for any number of
-    threads.
+    stay in their own point, in y and in the gradient of x. Gradients are the same every time, on the CPU for any number
+    of threads. On a GPU the kernel is Triton's and takes widths up to 128, up to 64 in float32; what it does not take
+    runs on the PyTorch formula.
 
     Raises:
         TypeError: an argument is no tensor or has a dtype that is not listed, or one that does not go with the others.
@@ -63,7 +64,7 @@ def mlp(
     x, weights, biases = _checked(x, weights, biases, activation, output_activation)
     n_in, n_out = x.shape[-1], weights[-1].shape[0]
     points = x.reshape(-1, n_in)
-    if not use_native("mlp", x.device):
+    if not use_triton("mlp", x.device, lambda: _why_no_gpu_kernel(x, weights)):
         y = reference(points, weights, biases, activation, output_activation)
     else:
         points = points.contiguous()
@@ -74,6 +75,10 @@ def mlp(
         else:
             y = torch.ops.fastvfx.mlp_fwd(points, *options.split(params), *options.activations())
     return y.reshape(*x.shape[:-1], n_out)
+
+
+def _why_no_gpu_kernel(x: Tensor, weights: list[Tensor]) -> str | None:
+    return why_no_gpu_kernel([x.shape[-1], *(w.shape[0] for w in weights)], {weights[0].dtype})
 
 
 class _Options(NamedTuple):
