@@ -86,6 +86,7 @@ template <class F>
 int in_every_order(const F& test) {
   using cuda_emulator::Order;
   for (Order order : {Order::first_to_last, Order::last_to_first, Order::shuffled}) {
+    if (cuda_emulator::finds_races() && order != Order::shuffled) continue;  // a race is found in any order
     cuda_emulator::set_execution({order, 7, order == Order::first_to_last ? 1 : 3});
     try {
       test();

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,8 +17,6 @@
 
 namespace cuda_emulator {
 
-const ThreadIndex* self = nullptr;
-
 namespace {
 
 constexpr unsigned kLanes = 32;
@@ -27,9 +24,10 @@ constexpr size_t kSharedBytes = 48 << 10;  // what a launch may use without aski
 
 struct Block;
 
-struct Thread : ThreadIndex {
+struct Thread {
   Block* of;
-  unsigned rank;  // within the block
+  unsigned rank;       // within the block
+  uint3 index, block;  // threadIdx and blockIdx
   enum { ready, waiting, done } state;
   // Where it waits, and with what.
   Collective kind;
@@ -53,6 +51,41 @@ struct Block {
   unsigned n_done = 0;
   size_t shared_bytes = 0;
   std::vector<SharedVariable> shared;
+  std::vector<char> warp_sync;  // an address for each lane: where the groups of lanes that it leads synchronise
+};
+
+// Those that can go on, in the order in which they came to it. Never allocates: to ThreadSanitizer it would be the
+// kernel's thread that does.
+class Ready {
+ public:
+  bool empty() const { return count_ == 0; }
+  void clear() { count_ = 0; }
+  void reserve(size_t n) {
+    if (slots_.size() < n) slots_.resize(n);
+  }
+  void push_back(Thread* t) { at(count_++) = t; }
+  void push_front(Thread* t) {
+    first_ += slots_.size() - 1;
+    ++count_;
+    at(0) = t;
+  }
+  Thread* pop_back() { return at(--count_); }
+  Thread* pop_front() {
+    Thread* t = at(0);
+    ++first_;
+    --count_;
+    return t;
+  }
+  Thread* pop_any(unsigned random) {
+    std::swap(at(0), at(random % count_));
+    return pop_front();
+  }
+
+ private:
+  Thread*& at(size_t i) { return slots_[(first_ + i) % slots_.size()]; }
+
+  std::vector<Thread*> slots_;
+  size_t first_ = 0, count_ = 0;
 };
 
 struct Scheduler {
@@ -63,13 +96,28 @@ struct Scheduler {
   const void* arguments = nullptr;
   std::vector<std::unique_ptr<Block>> resident;
   std::vector<std::unique_ptr<Fiber>> spare;
-  std::deque<Thread*> ready;
+  Ready ready;
   Thread* running = nullptr;
   std::string error;
   uint64_t turns_without_progress = 0;
 } scheduler;
 
+char fence_order;  // only its address counts
+
 cudaError_t last_error = cudaSuccess;
+
+// What ThreadSanitizer is told: everything before a release() happens before what follows acquire() of that address.
+// Only launches, barriers, __syncwarp() and fences order memory on a GPU; shuffles, votes and atomics do not.
+void release([[maybe_unused]] void* address) {
+#if defined(FVX_FIND_RACES)
+  __tsan_release(address);
+#endif
+}
+void acquire([[maybe_unused]] void* address) {
+#if defined(FVX_FIND_RACES)
+  __tsan_acquire(address);
+#endif
+}
 
 unsigned next_random() {
   scheduler.random = scheduler.random * 6364136223846793005ull + 1442695040888963407ull;
@@ -284,7 +332,9 @@ void finish(Thread& t) {
 
 void thread_main() {
   Fiber::entered();
+  acquire(&scheduler);
   scheduler.kernel(scheduler.arguments);
+  release(scheduler.running->of);
   finish(*scheduler.running);
   switch_to_scheduler(true);
 }
@@ -294,12 +344,11 @@ void start_block(uint64_t index) {
   const dim3 g = launch.grid, b = launch.block;
   auto block = std::make_unique<Block>();
   block->threads.resize(size_t(b.x) * b.y * b.z);
+  block->warp_sync.resize(block->threads.size() + kLanes);
   for (unsigned rank = 0; rank < block->threads.size(); ++rank) {
     Thread& t = block->threads[rank];
-    t.thread = {rank % b.x, rank / b.x % b.y, rank / b.x / b.y};
+    t.index = {rank % b.x, rank / b.x % b.y, rank / b.x / b.y};
     t.block = {unsigned(index % g.x), unsigned(index / g.x % g.y), unsigned(index / g.x / g.y)};
-    t.block_dim = b;
-    t.grid_dim = g;
     t.of = block.get();
     t.rank = rank;
     t.state = Thread::ready;
@@ -316,16 +365,20 @@ void start_block(uint64_t index) {
 }
 
 void retire(Block& block) {
+  acquire(&block);
   for (Thread& t : block.threads) scheduler.spare.push_back(std::move(t.fiber));
 }
 
 Thread* pick() {
   auto& ready = scheduler.ready;
-  if (scheduler.execution.order == Order::shuffled) std::swap(ready.front(), ready[next_random() % ready.size()]);
-  const bool last = scheduler.execution.order == Order::last_to_first;
-  Thread* t = last ? ready.back() : ready.front();
-  last ? ready.pop_back() : ready.pop_front();
-  return t;
+  switch (scheduler.execution.order) {
+    case Order::first_to_last:
+      return ready.pop_front();
+    case Order::last_to_first:
+      return ready.pop_back();
+    default:
+      return ready.pop_any(next_random());
+  }
 }
 
 std::string deadlock() {
@@ -346,7 +399,8 @@ std::string deadlock() {
   return text;
 }
 
-void run_blocks(uint64_t n_blocks) {
+void run_blocks(uint64_t n_blocks, size_t threads_of_block) {
+  scheduler.ready.reserve(threads_of_block * size_t(scheduler.execution.resident_blocks));
   uint64_t next = 0;
   for (;;) {
     while (next < n_blocks && scheduler.resident.size() < size_t(scheduler.execution.resident_blocks)) {
@@ -359,10 +413,8 @@ void run_blocks(uint64_t n_blocks) {
     }
     Thread* t = pick();
     scheduler.running = t;
-    self = t;
     t->fiber->resume();
     scheduler.running = nullptr;
-    self = nullptr;
     if (!scheduler.error.empty()) return;
     Block* block = t->of;
     if (block->n_done < block->threads.size()) continue;
@@ -376,6 +428,11 @@ void run_blocks(uint64_t n_blocks) {
 
 void set_execution(const Execution& execution) { scheduler.execution = execution; }
 
+uint3 thread_index() { return scheduler.running->index; }
+uint3 block_index() { return scheduler.running->block; }
+dim3 block_dim() { return scheduler.launch->block; }
+dim3 grid_dim() { return scheduler.launch->grid; }
+
 uint64_t meet(Collective kind, unsigned mask, uint64_t value, int distance, int width, Place place) {
   Thread& t = *scheduler.running;
   t.kind = kind;
@@ -387,6 +444,11 @@ uint64_t meet(Collective kind, unsigned mask, uint64_t value, int distance, int 
   if (!is_barrier(kind) && !(mask >> t.lane() & 1)) {
     fail(describe(t) + ": lane " + std::to_string(t.lane()) + " is not in the mask of its own " + describe_wait(t));
   }
+  void* memory_order = nullptr;
+  if (is_barrier(kind)) memory_order = t.of;
+  if (kind == Collective::sync)
+    memory_order = &t.of->warp_sync[t.rank / kLanes * kLanes + unsigned(__builtin_ctz(mask))];
+  if (memory_order) release(memory_order);
   t.state = Thread::waiting;
   if (is_barrier(kind)) {
     try_barrier(*t.of);
@@ -398,6 +460,7 @@ uint64_t meet(Collective kind, unsigned mask, uint64_t value, int distance, int 
   } else if (scheduler.execution.order == Order::shuffled) {
     go_on_later();
   }
+  if (memory_order) acquire(memory_order);
   return t.result;
 }
 
@@ -408,6 +471,12 @@ void give_way() {
   go_on_later();
 }
 
+void fence() {
+  acquire(&fence_order);
+  release(&fence_order);
+  at_atomic();
+}
+
 void at_atomic() {
   if (scheduler.execution.order == Order::shuffled && next_random() % 4 == 0) go_on_later();
 }
@@ -415,13 +484,16 @@ void at_atomic() {
 void* shared(const void* key, size_t bytes) {
   Block& block = *scheduler.running->of;
   for (const SharedVariable& v : block.shared) {
-    if (v.key == key) return v.memory.get();
+    if (v.key != key) continue;
+    acquire(v.memory.get());
+    return v.memory.get();
   }
   block.shared_bytes += bytes;
   if (block.shared_bytes > kSharedBytes) fail(describe(*scheduler.running) + ": more than 48 KiB of shared memory");
   // Exactly that many bytes, so that AddressSanitizer sees the end; NaN as a float, -1 as an integer.
   block.shared.push_back({key, std::unique_ptr<char[]>(new char[bytes])});
   std::memset(block.shared.back().memory.get(), 0xff, bytes);
+  release(block.shared.back().memory.get());
   return block.shared.back().memory.get();
 }
 
@@ -443,7 +515,8 @@ void Launch::run(void (*kernel)(const void*), const void* arguments) const {
   scheduler.arguments = arguments;
   scheduler.random = scheduler.execution.seed;
   scheduler.turns_without_progress = 0;
-  run_blocks(uint64_t(grid.x) * grid.y * grid.z);
+  release(&scheduler);
+  run_blocks(uint64_t(grid.x) * grid.y * grid.z, threads);
   if (scheduler.error.empty()) return;
   const Error error(scheduler.error);
   scheduler.error.clear();
@@ -455,10 +528,32 @@ void Launch::run(void (*kernel)(const void*), const void* arguments) const {
 
 }  // namespace cuda_emulator
 
-// A launch that failed leaves its threads' stacks as they were, with what they own.
 #if defined(__SANITIZE_ADDRESS__)
+// A launch that failed leaves its threads' stacks as they were, with what they own.
 extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() { return "detect_leaks=0"; }
 #endif
+
+#if defined(FVX_FIND_RACES)
+// Volatile accesses are those that may meet others: no races, and places to wait at.
+extern "C" {
+void __tsan_volatile_read1(void*) { cuda_emulator::at_atomic(); }
+void __tsan_volatile_read2(void*) { cuda_emulator::at_atomic(); }
+void __tsan_volatile_read4(void*) { cuda_emulator::at_atomic(); }
+void __tsan_volatile_read8(void*) { cuda_emulator::at_atomic(); }
+void __tsan_volatile_write1(void*) {}
+void __tsan_volatile_write2(void*) {}
+void __tsan_volatile_write4(void*) {}
+void __tsan_volatile_write8(void*) {}
+}
+#endif
+
+bool cuda_emulator::finds_races() {
+#if defined(FVX_FIND_RACES)
+  return true;
+#else
+  return false;
+#endif
+}
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = cuda_emulator::last_error;

@@ -31,6 +31,7 @@ struct Execution {
   int resident_blocks = 3;  // how many blocks run at once; they start in the order of their indices
 };
 void set_execution(const Execution& execution);
+bool finds_races();  // this build has ThreadSanitizer watch the kernels, in place of AddressSanitizer
 
 // A kernel did what CUDA leaves undefined or what would hang. Thrown out of the launch.
 struct Error : std::logic_error {
@@ -44,11 +45,11 @@ struct Place {
   static constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
-struct ThreadIndex {
-  uint3 thread, block;
-  dim3 block_dim, grid_dim;
-};
-extern const ThreadIndex* self;  // of the running fiber
+// Of the running thread.
+uint3 thread_index();
+uint3 block_index();
+dim3 block_dim();
+dim3 grid_dim();
 
 enum class Collective : int {
   none,
@@ -78,8 +79,9 @@ enum class Collective : int {
 // Waits for the other lanes of `mask`, or the block's other threads; returns what the collective gives this lane.
 uint64_t meet(Collective kind, unsigned mask, uint64_t value, int distance, int width, Place place);
 
-void give_way();                              // the threads that this one may be waiting for go on
-void at_atomic();                             // a place where threads may overtake each other
+void give_way();   // the threads that this one may be waiting for go on
+void at_atomic();  // a place where threads may overtake each other
+void fence();
 void* dynamic_shared();                       // the shared memory that the launch asked for
 void* shared(const void* key, size_t bytes);  // the block's variable of that key: created, and poisoned, when first met
 

@@ -1,5 +1,6 @@
 // A stack of its own and the switch to it. On x86-64 the switch is a dozen instructions; elsewhere it is ucontext's,
-// which asks the kernel twice. Sanitizers are told of every switch.
+// which asks the kernel twice. Sanitizers are told of every switch; with FVX_FIND_RACES a fiber is a thread of its own
+// to ThreadSanitizer.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,7 +16,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -32,7 +33,7 @@ class Fiber {
     rewind(start);
   }
   ~Fiber() {
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
     if (tsan_) __tsan_destroy_fiber(tsan_);
 #endif
     munmap(stack_, kBytes);
@@ -45,7 +46,7 @@ class Fiber {
 #if defined(__SANITIZE_ADDRESS__)
     if (abandoned_) __asan_unpoison_memory_region(stack_ + kGuard, kBytes - kGuard);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
     if (tsan_ && abandoned_) {
       __tsan_destroy_fiber(tsan_);
       tsan_ = nullptr;
@@ -74,7 +75,7 @@ class Fiber {
     void* fake;
     __sanitizer_start_switch_fiber(&fake, stack_ + kGuard, kBytes - kGuard);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
     scheduler_tsan_ = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(tsan_, __tsan_switch_to_fiber_no_sync);
 #endif
@@ -91,7 +92,7 @@ class Fiber {
     void* fake;
     __sanitizer_start_switch_fiber(for_good ? nullptr : &fake, scheduler_stack_, scheduler_bytes_);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
     __tsan_switch_to_fiber(scheduler_tsan_, __tsan_switch_to_fiber_no_sync);
 #endif
     switch_to(&context_, &scheduler_);
@@ -125,7 +126,7 @@ class Fiber {
   static inline const void* scheduler_stack_ = nullptr;
   static inline size_t scheduler_bytes_ = 0;
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(FVX_FIND_RACES)
   void* tsan_ = nullptr;
   static inline void* scheduler_tsan_ = nullptr;
 #endif

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -214,18 +213,45 @@ __global__ void one_too_far_in_shared(int* out) {
   out[threadIdx.x] = p[0];
 }
 
+// Lane 0 tells its warp something, with the synchronisation that it needs or without; a shuffle is none.
+__global__ void tell(int* note, int* out, bool synchronise) {
+  if (threadIdx.x == 0) *note = 7;
+  __shfl_sync(kAll, 0, 0);
+  if (synchronise) __syncwarp();
+  out[threadIdx.x] = *note;
+}
+__global__ void blocks_write_one_place(int* out, bool with_atomics) {
+  if (with_atomics) {
+    atomicMax(out, int(blockIdx.x));
+  } else {
+    *out = int(blockIdx.x);
+  }
+}
+
+// One mistake that a sanitizer must find, or its correct sibling.
+void run_mistake(const std::string& name) {
+  std::vector<int> out(name == "global_overrun" ? 31 : 32), note(1);
+  if (name == "global_overrun") one_too_far<<<1, 32>>>(out.data());
+  if (name == "shared_overrun") one_too_far_in_shared<<<1, 32>>>(out.data());
+  if (name == "no_race") {
+    tell<<<1, 32>>>(note.data(), out.data(), true);
+    blocks_write_one_place<<<4, 1>>>(out.data(), true);
+    rotate<<<1, 64>>>(std::vector<int>(64).data(), std::vector<int>(64).data(), true);
+    test_blocks_may_wait_for_earlier_ones();
+  }
+  if (name == "race_in_a_warp") tell<<<1, 32>>>(note.data(), out.data(), false);
+  if (name == "race_of_blocks") blocks_write_one_place<<<4, 1>>>(out.data(), false);
+  if (name == "race_in_shared") {
+    rotate<<<1, 64>>>(std::vector<int>(64).data(), std::vector<int>(64).data(), false);
+  }
+}
+
 }  // namespace
 
-// With an argument: one access out of bounds, which must end the program.
 int main(int n_arguments, char** arguments) {
   if (n_arguments > 1) {
-    std::vector<int> out(std::strcmp(arguments[1], "global") == 0 ? 31 : 32);
-    if (out.size() == 31) {
-      one_too_far<<<1, 32>>>(out.data());
-    } else {
-      one_too_far_in_shared<<<1, 32>>>(out.data());
-    }
-    return 0;
+    run_mistake(arguments[1]);
+    return failures ? 1 : 0;
   }
   for (Order order : {Order::first_to_last, Order::last_to_first, Order::shuffled}) {
     cuda_emulator::set_execution({order, 3, 3});

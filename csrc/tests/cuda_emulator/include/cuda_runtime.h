@@ -15,10 +15,10 @@
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
-#define threadIdx (::cuda_emulator::self->thread)
-#define blockIdx (::cuda_emulator::self->block)
-#define blockDim (::cuda_emulator::self->block_dim)
-#define gridDim (::cuda_emulator::self->grid_dim)
+#define threadIdx (::cuda_emulator::thread_index())
+#define blockIdx (::cuda_emulator::block_index())
+#define blockDim (::cuda_emulator::block_dim())
+#define gridDim (::cuda_emulator::grid_dim())
 constexpr int warpSize = 32;
 
 // The place of a call, as a default argument.
@@ -81,8 +81,8 @@ FVX_REDUCE(__reduce_xor_sync, unsigned, reduce_xor)
 #undef FVX_REDUCE
 #undef FVX_PLACE
 
-inline void __threadfence() { ::cuda_emulator::at_atomic(); }
-inline void __threadfence_block() { ::cuda_emulator::at_atomic(); }
+inline void __threadfence() { ::cuda_emulator::fence(); }
+inline void __threadfence_block() { ::cuda_emulator::fence(); }
 inline void __nanosleep(unsigned) { ::cuda_emulator::give_way(); }
 
 namespace cuda_emulator {
@@ -91,8 +91,10 @@ namespace cuda_emulator {
 template <class T, class F>
 T atomic(T* address, const F& change) {
   at_atomic();
-  const T before = *address;
-  *address = change(before);
+  T before;
+  __atomic_load(address, &before, __ATOMIC_RELAXED);  // as such, ThreadSanitizer knows that they do not race
+  T after = change(before);
+  __atomic_store(address, &after, __ATOMIC_RELAXED);
   return before;
 }
 
