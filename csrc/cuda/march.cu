@@ -33,9 +33,7 @@ __device__ int64_t look_back(volatile unsigned long long* states, int64_t block,
     const int64_t i = last - lane;
     unsigned long long state = kUpTo;  // in front of the first block: nothing
     if (i >= 0) {
-      do {
-        state = states[i];
-      } while (state == 0);
+      while ((state = states[i]) == 0) __nanosleep(20);
     }
     const unsigned known = __ballot_sync(kAll, (state & kUpTo) != 0);
     const int stop = known ? __ffs(known) - 1 : 31;
@@ -125,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const MarchWrite a) {
   const int64_t fit = shared_fit, written = a.sums[fit];
   const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t ray = first; ray <= a.n_rays; ray += stride) a.offsets[ray] = ray <= fit ? a.sums[ray] : written;
-  if (first == 0) *a.overflow = a.n_rays - fit;
+  if (first == 0 && a.overflow) *a.overflow = a.n_rays - fit;
   for (int64_t i = written + first; i < a.capacity; i += stride) {
     static_cast<P*>(a.t_starts)[i] = P(0);
     static_cast<P*>(a.t_ends)[i] = P(0);
