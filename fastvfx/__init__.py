@@ -6,10 +6,11 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
-from .encoding import SphericalHarmonics
+from .encoding import Frequency, SphericalHarmonics
 from .functional import (
     composite,
     composite_alphas,
+    frequency,
     march_rays,
     mlp,
     pack_bits,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "Frequency",
     "OccupancyGrid",
     "SphericalHarmonics",
     "VolumeRenderer",
@@ -33,6 +35,7 @@ __all__ = [
     "backend",
     "composite",
     "composite_alphas",
+    "frequency",
     "functional",
     "get_backend",
     "march_rays",

@@ -44,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   bind_composite(m);
   bind_march(m);
   bind_mlp(m);
+  bind_frequency(m);
   bind_occupancy(m);
   bind_spherical_harmonics(m);
 }

@@ -3,11 +3,9 @@
 // arithmetic than reading stored ones, and as much time as writing and faulting them in, without their memory.
 #include "fastvfx/mlp.h"
 
-#include <cstdlib>
-#include <new>
-
 #include "gemm.h"
 #include "parallel.h"
+#include "scratch.h"
 
 FVX_BEGIN_ISA
 
@@ -19,22 +17,6 @@ constexpr int64_t kPointsPerSum = 1008;    // backward: points a chunk, at least
 constexpr int64_t kMaxSums = 64;           // backward: chunks, each with its own sum of the weights' gradients ...
 constexpr int64_t kSumBytes = 16 << 20;    // ... in about this much memory
 constexpr int64_t kReduceGrain = 1 << 16;  // additions a chunk
-
-// malloc'ed and 64-byte aligned.
-template <class A>
-class Scratch {
- public:
-  explicit Scratch(int64_t n) : raw_(std::malloc(size_t(n) * sizeof(A) + 64)) {
-    if (!raw_) throw std::bad_alloc();
-  }
-  ~Scratch() { std::free(raw_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  A* data() const { return reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(raw_) + 63) / 64 * 64); }
-
- private:
-  void* raw_;
-};
 
 template <class E>
 struct Matrix {

@@ -2,6 +2,7 @@
 
 from .aabb import ray_aabb_intersect
 from .composite import CompositeOutput, composite, composite_alphas
+from .frequency import frequency
 from .march import RaySamples, march_rays, prune_samples
 from .mlp import mlp
 from .occupancy import pack_bits, unpack_bits
@@ -12,6 +13,7 @@ __all__ = [
     "RaySamples",
     "composite",
     "composite_alphas",
+    "frequency",
     "march_rays",
     "mlp",
     "pack_bits",

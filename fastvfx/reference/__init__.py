@@ -2,9 +2,19 @@
 
 from .aabb import ray_aabb_intersect
 from .composite import composite
+from .frequency import frequency
 from .march import march
 from .mlp import mlp
 from .occupancy import pack_bits, unpack_bits
 from .spherical_harmonics import spherical_harmonics
 
-__all__ = ["composite", "march", "mlp", "pack_bits", "ray_aabb_intersect", "spherical_harmonics", "unpack_bits"]
+__all__ = [
+    "composite",
+    "frequency",
+    "march",
+    "mlp",
+    "pack_bits",
+    "ray_aabb_intersect",
+    "spherical_harmonics",
+    "unpack_bits",
+]

@@ -4,6 +4,7 @@
 
 #include "fastvfx/aabb.h"
 #include "fastvfx/composite.h"
+#include "fastvfx/frequency.h"
 #include "fastvfx/march.h"
 #include "fastvfx/mlp.h"
 #include "fastvfx/occupancy.h"
@@ -30,6 +31,9 @@ namespace cpu {
 namespace cuda {
 void composite_fwd(const CompositeFwd& args);
 void composite_bwd(const CompositeBwd& args);
+void frequency_fwd(const FrequencyFwd& args);
+void frequency_bwd(const FrequencyBwd& args);
+void frequency_bwd_bwd(const FrequencyBwdBwd& args);
 void spherical_harmonics_fwd(const SphericalHarmonicsFwd& args);
 void spherical_harmonics_bwd(const SphericalHarmonicsBwd& args);
 void spherical_harmonics_bwd_bwd(const SphericalHarmonicsBwdBwd& args);

@@ -57,11 +57,6 @@ FVX_HD float log1p_unit(float u) {
   return 2.0f * (s + s * (s2 * p));
 }
 
-template <class A>
-struct SinCos {
-  A sin, cos;
-};
-
 // Taylor polynomial on [-pi/2, pi/2]; the first dropped term is 7e-10.
 FVX_HD float sin_near_zero(float r) {
   const float r2 = r * r;
