@@ -42,7 +42,7 @@ inline void transpose_lanes(__m512& a, __m512& b, __m512& c, __m512& d) {
 }
 
 inline void store_lanes(float* row, int stride4, __m512 v) {
-  _mm_storeu_ps(row, _mm512_castps512_ps128(v));
+  _mm_storeu_ps(row, _mm512_maskz_extractf32x4_ps(0xf, v, 0));
   _mm_storeu_ps(row + stride4, _mm512_maskz_extractf32x4_ps(0xf, v, 1));
   _mm_storeu_ps(row + 2 * stride4, _mm512_maskz_extractf32x4_ps(0xf, v, 2));
   _mm_storeu_ps(row + 3 * stride4, _mm512_maskz_extractf32x4_ps(0xf, v, 3));

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._common import DTYPE_CODE, define, executor, kernel, on, ptr
+from ._common import DTYPE_CODE, define, executor, kernel, on, on_huge_pages, ptr
 
 #: Same table as ``FrequencyLayout`` in csrc/include/fastvfx/frequency.h; the code of NeRF and torch-ngp agree.
 LAYOUT = {"tcnn": 0, "torch_ngp": 1, "nerf": 1, "nerfstudio": 2}
@@ -27,7 +27,7 @@ def _fwd_fake(x, n_frequencies, layout, include_input):
 
 
 def _fwd(x, n_frequencies, layout, include_input):
-    out = _fwd_fake(x, n_frequencies, layout, include_input)
+    (out,) = on_huge_pages((_fwd_fake(x, n_frequencies, layout, include_input),))
     with on(x.device):
         kernel("frequency_fwd", x.device)(*_rows(x, n_frequencies, layout, include_input), ptr(out))
     return out
@@ -38,7 +38,7 @@ def _bwd_fake(x, grad_out, n_frequencies, layout, include_input):
 
 
 def _bwd(x, grad_out, n_frequencies, layout, include_input):
-    grad_x = torch.empty_like(x)
+    (grad_x,) = on_huge_pages((torch.empty_like(x),))
     with on(x.device):
         kernel("frequency_bwd", x.device)(*_rows(x, n_frequencies, layout, include_input), ptr(grad_out), ptr(grad_x))
     return grad_x
@@ -49,7 +49,7 @@ def _bwd_bwd_fake(x, grad_out, grad_grad_x, n_frequencies, layout, include_input
 
 
 def _bwd_bwd(x, grad_out, grad_grad_x, n_frequencies, layout, include_input):
-    grad_x, grad_grad_out = torch.empty_like(x), torch.empty_like(grad_out)
+    grad_x, grad_grad_out = on_huge_pages((torch.empty_like(x), torch.empty_like(grad_out)))
     with on(x.device):
         kernel("frequency_bwd_bwd", x.device)(
             *_rows(x, n_frequencies, layout, include_input),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._common import DTYPE_CODE, define, executor, kernel, on, ptr
+from ._common import DTYPE_CODE, define, executor, kernel, on, on_huge_pages, ptr
 
 _OPTIONS = "int degree, bool condon_shortley, bool unit_range"
 
@@ -25,7 +25,7 @@ def _fwd_fake(dirs, degree, condon_shortley, unit_range):
 
 
 def _fwd(dirs, degree, condon_shortley, unit_range):
-    out = _fwd_fake(dirs, degree, condon_shortley, unit_range)
+    (out,) = on_huge_pages((_fwd_fake(dirs, degree, condon_shortley, unit_range),))
     with on(dirs.device):
         kernel("spherical_harmonics_fwd", dirs.device)(*_rows(dirs, degree, condon_shortley, unit_range), ptr(out))
     return out
@@ -36,7 +36,7 @@ def _bwd_fake(dirs, grad_out, degree, condon_shortley, unit_range):
 
 
 def _bwd(dirs, grad_out, degree, condon_shortley, unit_range):
-    grad_dirs = torch.empty_like(dirs)
+    (grad_dirs,) = on_huge_pages((torch.empty_like(dirs),))
     with on(dirs.device):
         kernel("spherical_harmonics_bwd", dirs.device)(
             *_rows(dirs, degree, condon_shortley, unit_range), ptr(grad_out), ptr(grad_dirs)
@@ -49,7 +49,7 @@ def _bwd_bwd_fake(dirs, grad_out, grad_grad_dirs, degree, condon_shortley, unit_
 
 
 def _bwd_bwd(dirs, grad_out, grad_grad_dirs, degree, condon_shortley, unit_range):
-    grad_dirs, grad_grad_out = torch.empty_like(dirs), torch.empty_like(grad_out)
+    grad_dirs, grad_grad_out = on_huge_pages((torch.empty_like(dirs), torch.empty_like(grad_out)))
     with on(dirs.device):
         kernel("spherical_harmonics_bwd_bwd", dirs.device)(
             *_rows(dirs, degree, condon_shortley, unit_range),
