@@ -35,10 +35,10 @@ format: install
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 test: lint
-	cmake -S . -B build/core -GNinja -DFASTVFX_PYTHON=OFF -DFASTVFX_CUDA=off -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	$(BIN)/cmake -S . -B build/core -GNinja -DFASTVFX_PYTHON=OFF -DFASTVFX_CUDA=off -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  -DFASTVFX_BENCH_DRIVER=ON
-	cmake --build build/core
-	ctest --test-dir build/core --output-on-failure
+	$(BIN)/cmake --build build/core
+	$(BIN)/ctest --test-dir build/core --output-on-failure
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python -m pytest
 
