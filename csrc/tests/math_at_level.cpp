@@ -56,6 +56,7 @@ void for_floats(float last, unsigned stride, const Body& body) {
 
 void test_exp(unsigned stride) {
   Worst worst_e{"exp", 2}, worst_em1{"expm1", 2};
+  int finite = 0, subnormal = 0;
   for_floats(90.0f, stride, [&](const float* x, int n) {
     float e[kBlock], em1[kBlock];
     FVX_SIMD
@@ -66,12 +67,11 @@ void test_exp(unsigned stride) {
     }
     for (int i = 0; i < n; ++i) {
       if (x[i] > 88.72283f) {
-        near("exp beyond the largest float", e[i], INFINITY, e[i] == INFINITY ? NAN : 0);
-        near("expm1 beyond the largest float", em1[i], INFINITY, em1[i] == INFINITY ? NAN : 0);
+        finite += !(e[i] == INFINITY && em1[i] == INFINITY);
         continue;
       }
       if (x[i] < -87.33654f) {
-        near("exp below the smallest normal float", e[i], 0, 0);
+        subnormal += e[i] != 0.0f;
       } else {
         worst_e.see(x[i], e[i], std::exp(double(x[i])));
       }
@@ -80,6 +80,8 @@ void test_exp(unsigned stride) {
   });
   worst_e.report();
   worst_em1.report();
+  near("results beyond the largest float that are not infinite", finite, 0, 0);
+  near("results below the smallest normal float that are not 0", subnormal, 0, 0);
   const FVX_ISA::ExpPair<float> zero = FVX_ISA::exp_pair(0.0f), nan = FVX_ISA::exp_pair(NAN);
   near("exp(0)", zero.e, 1, 0);
   near("expm1(0)", zero.em1, 0, 0);
