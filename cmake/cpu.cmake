@@ -1,6 +1,7 @@
 # CPU kernels: the same sources once per x86-64 level, each in its own namespace (FVX_ISA); one generic build elsewhere.
 file(GLOB cpu_sources CONFIGURE_DEPENDS csrc/cpu/*.cpp)
-list(REMOVE_ITEM cpu_sources ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/dispatch.cpp)
+list(REMOVE_ITEM cpu_sources ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/dispatch.cpp
+     ${CMAKE_CURRENT_SOURCE_DIR}/csrc/cpu/workspace.cpp)
 
 # torch brings the OpenMP runtime; only its interface is linked here (docs/threads.md).
 find_package(OpenMP COMPONENTS CXX)

@@ -6,11 +6,12 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
-from .encoding import Frequency, SphericalHarmonics
+from .encoding import Frequency, HashGrid, SphericalHarmonics
 from .functional import (
     composite,
     composite_alphas,
     frequency,
+    hashgrid,
     march_rays,
     mlp,
     pack_bits,
@@ -19,6 +20,7 @@ from .functional import (
     spherical_harmonics,
     unpack_bits,
 )
+from .grid import GridLevel, HashGridSpec
 from .network import MLP
 from .rays import OccupancyGrid
 from .render import VolumeRenderer
@@ -28,6 +30,9 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "Frequency",
+    "GridLevel",
+    "HashGrid",
+    "HashGridSpec",
     "OccupancyGrid",
     "SphericalHarmonics",
     "VolumeRenderer",
@@ -38,6 +43,7 @@ __all__ = [
     "frequency",
     "functional",
     "get_backend",
+    "hashgrid",
     "march_rays",
     "mlp",
     "pack_bits",

@@ -28,6 +28,7 @@ void run(Kernel kernel, const Args& args) {
 
 void bind_aabb(py::module_& m);
 void bind_composite(py::module_& m);
+void bind_hashgrid(py::module_& m);
 void bind_march(py::module_& m);
 void bind_mlp(py::module_& m);
 void bind_frequency(py::module_& m);

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("use_huge_pages", &use_huge_pages);
   bind_aabb(m);
   bind_composite(m);
+  bind_hashgrid(m);
   bind_march(m);
   bind_mlp(m);
   bind_frequency(m);

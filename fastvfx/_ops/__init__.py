@@ -1,5 +1,5 @@
 """Registration of every operator as ``torch.ops.fastvfx.*``."""
 
-from . import aabb, composite, frequency, march, mlp, occupancy, spherical_harmonics
+from . import aabb, composite, frequency, hashgrid, march, mlp, occupancy, spherical_harmonics
 
-__all__ = ["aabb", "composite", "frequency", "march", "mlp", "occupancy", "spherical_harmonics"]
+__all__ = ["aabb", "composite", "frequency", "hashgrid", "march", "mlp", "occupancy", "spherical_harmonics"]

@@ -3,6 +3,7 @@
 from .aabb import ray_aabb_intersect
 from .composite import CompositeOutput, composite, composite_alphas
 from .frequency import frequency
+from .hashgrid import hashgrid
 from .march import RaySamples, march_rays, prune_samples
 from .mlp import mlp
 from .occupancy import pack_bits, unpack_bits
@@ -14,6 +15,7 @@ __all__ = [
     "composite",
     "composite_alphas",
     "frequency",
+    "hashgrid",
     "march_rays",
     "mlp",
     "pack_bits",

@@ -3,6 +3,7 @@
 from .aabb import ray_aabb_intersect
 from .composite import composite
 from .frequency import frequency
+from .hashgrid import hashgrid
 from .march import march
 from .mlp import mlp
 from .occupancy import pack_bits, unpack_bits
@@ -11,6 +12,7 @@ from .spherical_harmonics import spherical_harmonics
 __all__ = [
     "composite",
     "frequency",
+    "hashgrid",
     "march",
     "mlp",
     "pack_bits",

@@ -35,3 +35,12 @@
 #else
 #define FVX_SIMD
 #endif
+
+// For loops over corners and axes inside a vector loop, which vectorise only once they are unrolled.
+#if defined(__CUDACC__) || defined(__clang__)
+#define FVX_UNROLL_ALL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define FVX_UNROLL_ALL _Pragma("GCC unroll 16")
+#else
+#define FVX_UNROLL_ALL
+#endif

@@ -5,6 +5,7 @@
 #include "fastvfx/aabb.h"
 #include "fastvfx/composite.h"
 #include "fastvfx/frequency.h"
+#include "fastvfx/hashgrid.h"
 #include "fastvfx/march.h"
 #include "fastvfx/mlp.h"
 #include "fastvfx/occupancy.h"
@@ -42,6 +43,9 @@ void occupancy_pack(const OccupancyPack& args);
 void occupancy_unpack(const OccupancyUnpack& args);
 void march_count(const MarchCount& args);
 void march_write(const MarchWrite& args);
+void hashgrid_fwd(const HashGridFwd& args);
+void hashgrid_bwd_table(const HashGridBwdTable& args);
+void hashgrid_bwd_x(const HashGridBwdX& args);
 }  // namespace cuda
 
 }  // namespace fastvfx

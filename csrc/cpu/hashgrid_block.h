@@ -1,0 +1,425 @@
+// A block of points in one level, in L1-resident arrays: where its corners are and what they weigh (vector loops over
+// points), then loads from or sums into the table (memory-bound loops over points and corners). The first half depends
+// on the dimension, the second on the features and the storage type, so neither is compiled for every combination.
+#pragma once
+
+#include "fastvfx/hashgrid.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
+#define FVX_GRID_AVX2
+#endif
+
+FVX_BEGIN_ISA
+
+namespace {
+
+constexpr int kBlock = 64;
+constexpr int kMaxCorners = 1 << kMaxGridDims;
+constexpr int kMaxFeatures = 8;
+
+enum class Point : uint8_t { live, zero, nan };
+
+template <class A>
+struct GridBlock {
+  alignas(64) uint32_t index[kMaxCorners][kBlock];
+  alignas(64) A weight[kMaxCorners][kBlock];
+  alignas(64) A rows[kBlock * kMaxFeatures];  // outputs or their gradients, (n, features)
+  int n;
+  bool all_inside;
+  Point points[kBlock];  // only where not all_inside
+};
+
+// ---------------------------------------------------------------------------------------------- by dimension
+
+template <int D, class A>
+bool all_in_unit_cube(const A* x, int n) {
+  bool inside = true;
+#pragma omp simd reduction(& : inside)
+  for (int i = 0; i < n * D; ++i) inside &= (x[i] >= A(0)) & (x[i] <= A(1));
+  return inside;
+}
+
+template <int D, class A>
+void classify(const A* x, bool zero_outside, GridBlock<A>& b) {
+  for (int i = 0; i < b.n; ++i) {
+    bool finite = true, inside = true;
+    for (int d = 0; d < D; ++d) {
+      const A xd = x[i * D + d];
+      finite &= xd - xd == A(0);
+      inside &= xd >= A(0) && xd <= A(1);
+    }
+    b.points[i] = !finite ? Point::nan : zero_outside && !inside ? Point::zero : Point::live;
+  }
+}
+
+template <int D, class A, GridIndex kKind, bool kInside, bool kNearest>
+void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b) {
+  constexpr int kCorners = kNearest ? 1 : 1 << D;
+  const A scale = A(level.scale);
+  const uint32_t entries = level.entries;
+  uint32_t m[D];
+  for (int d = 0; d < D; ++d) m[d] = level.multipliers[d];
+  const int n = b.n;
+  FVX_SIMD
+  for (int i = 0; i < n; ++i) {
+    uint32_t low[D];
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) {
+      const A cell = axis_of(x[i * D + d], scale, shift).cell;
+      low[d] = m[d] * (kInside ? uint32_t(int32_t(cell)) : lattice_of(cell));
+    }
+    FVX_UNROLL_ALL
+    for (int c = 0; c < kCorners; ++c) {
+      uint32_t index = 0;
+      FVX_UNROLL_ALL
+      for (int d = 0; d < D; ++d) {
+        const uint32_t term = c >> d & 1 ? low[d] + m[d] : low[d];
+        index = kKind == GridIndex::hashed ? index ^ term : index + term;
+      }
+      if (kKind == GridIndex::hashed) {
+        index &= entries - 1;
+      } else if (kKind == GridIndex::dense && kInside) {
+        const uint32_t wrapped = index - entries;  // huge if index < entries
+        index = index < wrapped ? index : wrapped;
+      }
+      b.index[c][i] = index;
+    }
+  }
+  if (kKind == GridIndex::hashed || (kKind == GridIndex::dense && kInside)) return;
+  for (int c = 0; c < kCorners; ++c) {
+    for (int i = 0; i < n; ++i) b.index[c][i] %= entries;
+  }
+}
+
+template <int D, class A, bool kNearest>
+void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b) {
+  if (level.kind == GridIndex::hashed) {
+    if (b.all_inside) return corner_indices<D, A, GridIndex::hashed, true, kNearest>(level, shift, x, b);
+    return corner_indices<D, A, GridIndex::hashed, false, kNearest>(level, shift, x, b);
+  }
+  if (level.kind == GridIndex::dense && b.all_inside) {
+    return corner_indices<D, A, GridIndex::dense, true, kNearest>(level, shift, x, b);
+  }
+  return corner_indices<D, A, GridIndex::tiled, false, kNearest>(level, shift, x, b);
+}
+
+template <int D, class A, bool kAlong>
+void corner_weights(const HashGrid& a, const GridLevel& level, const A* x, const A* v, GridBlock<A>& b) {
+  constexpr int kCorners = 1 << D;
+  const A scale = A(level.scale), shift = A(a.shift);
+  const bool smooth = a.interpolation == Interpolation::smoothstep;
+  const int n = b.n;
+  FVX_SIMD
+  for (int i = 0; i < n; ++i) {
+    A t[D], w[kCorners];
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) t[d] = axis_of(x[i * D + d], scale, shift).frac;
+    if (kAlong) {
+      A dt[D];
+      FVX_UNROLL_ALL
+      for (int d = 0; d < D; ++d) {
+        dt[d] = scale * fade_slope(t[d], smooth) * v[i * D + d];
+        t[d] = fade(t[d], smooth);
+      }
+      corner_weights_along<D>(t, dt, w);
+    } else {
+      FVX_UNROLL_ALL
+      for (int d = 0; d < D; ++d) t[d] = fade(t[d], smooth);
+      fastvfx::FVX_ISA::corner_weights<D>(t, w);
+    }
+    FVX_UNROLL_ALL
+    for (int c = 0; c < kCorners; ++c) b.weight[c][i] = w[c];
+  }
+}
+
+// Fills index, and weight if wanted, for `n` points from `first`.
+template <int D, class A>
+void locate(const HashGrid& a, const GridLevel& level, int64_t first, int n, bool weights, GridBlock<A>& b) {
+  const A* x = static_cast<const A*>(a.x) + first * D;
+  b.n = n;
+  b.all_inside = all_in_unit_cube<D>(x, n);
+  if (!b.all_inside) classify<D>(x, a.zero_outside, b);
+  if (a.interpolation == Interpolation::nearest) {
+    corner_indices<D, A, true>(level, A(a.shift), x, b);
+    for (int i = 0; i < n; ++i) b.weight[0][i] = A(1);
+    return;
+  }
+  corner_indices<D, A, false>(level, A(a.shift), x, b);
+  if (!weights) return;
+  if (a.direction) {
+    corner_weights<D, A, true>(a, level, x, static_cast<const A*>(a.direction) + first * D, b);
+  } else {
+    corner_weights<D, A, false>(a, level, x, nullptr, b);
+  }
+}
+
+// Adds the level's share of dL/dx; b.weight holds q_c.
+template <int D, class A, bool kAlong>
+void add_position_gradients(const HashGrid& a, const GridLevel& level, const A* x, const A* v, const GridBlock<A>& b,
+                            A* g_x) {
+  const A scale = A(level.scale), shift = A(a.shift);
+  const bool smooth = a.interpolation == Interpolation::smoothstep;
+  const int n = b.n;
+  A g[D][kBlock];
+  FVX_SIMD
+  for (int i = 0; i < n; ++i) {
+    A frac[D], q[1 << D], slopes[D];
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) frac[d] = axis_of(x[i * D + d], scale, shift).frac;
+    FVX_UNROLL_ALL
+    for (int c = 0; c < (1 << D); ++c) q[c] = b.weight[c][i];
+    if (kAlong) {
+      A direction[D];
+      FVX_UNROLL_ALL
+      for (int d = 0; d < D; ++d) direction[d] = v[i * D + d];
+      position_gradient_along<D>(frac, direction, q, scale, smooth, slopes);
+    } else {
+      position_gradient<D>(frac, q, scale, smooth, slopes);
+    }
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) g[d][i] = slopes[d];
+  }
+  for (int i = 0; i < n; ++i) {
+    if (!b.all_inside && b.points[i] != Point::live) continue;
+    for (int d = 0; d < D; ++d) g_x[i * D + d] += g[d][i];
+  }
+}
+
+template <int D, class A>
+void add_position_gradients(const HashGrid& a, const GridLevel& level, int64_t first, const GridBlock<A>& b, A* g_x) {
+  const A* x = static_cast<const A*>(a.x) + first * D;
+  if (a.direction) {
+    add_position_gradients<D, A, true>(a, level, x, static_cast<const A*>(a.direction) + first * D, b, g_x + first * D);
+  } else {
+    add_position_gradients<D, A, false>(a, level, x, nullptr, b, g_x + first * D);
+  }
+}
+
+// ---------------------------------------------------------------------------------- by features and storage type
+
+#if defined(FVX_GRID_AVX2)
+// Entries of four points, two features each. Separate 64-bit loads beat the gather instruction on every processor
+// measured (Zen 4: 5.3 against 7.0 ns a point and level).
+inline __m256 load_pairs(const float* table, const uint32_t* index) {
+  const double* entries = reinterpret_cast<const double*>(table);
+  const __m128d a = _mm_loadh_pd(_mm_load_sd(entries + index[0]), entries + index[1]);
+  const __m128d b = _mm_loadh_pd(_mm_load_sd(entries + index[2]), entries + index[3]);
+  return _mm256_castpd_ps(_mm256_insertf128_pd(_mm256_castpd128_pd256(a), b, 1));
+}
+inline __m128i load_halves(const void* table, const uint32_t* index) {
+  const int* entries = static_cast<const int*>(table);
+  __m128i v = _mm_cvtsi32_si128(entries[index[0]]);
+  v = _mm_insert_epi32(v, entries[index[1]], 1);
+  v = _mm_insert_epi32(v, entries[index[2]], 2);
+  return _mm_insert_epi32(v, entries[index[3]], 3);
+}
+inline __m256 load_pairs(const f16* table, const uint32_t* index) { return _mm256_cvtph_ps(load_halves(table, index)); }
+inline __m256 load_pairs(const bf16* table, const uint32_t* index) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(table, index)), 16));
+}
+inline __m256 twice_each(const float* w) {
+  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(w)), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+#endif
+
+template <class T, int F>
+constexpr bool has_pairs() {
+#if defined(FVX_GRID_AVX2)
+  return F == 2 && sizeof(T) <= 4;
+#else
+  return false;
+#endif
+}
+
+// rows = sum_c weight_c table[index_c]
+template <class T, int F>
+void gather(const void* level_table, int corners, GridBlock<acc_t<T>>& b) {
+  using A = acc_t<T>;
+  const T* table = static_cast<const T*>(level_table);
+  int i = 0;
+#if defined(FVX_GRID_AVX2)
+  if constexpr (has_pairs<T, F>()) {
+    for (; i + 4 <= b.n; i += 4) {
+      __m256 sum = _mm256_setzero_ps();
+      for (int c = 0; c < corners; ++c) {
+        sum = _mm256_fmadd_ps(load_pairs(table, b.index[c] + i), twice_each(b.weight[c] + i), sum);
+      }
+      _mm256_storeu_ps(b.rows + 2 * i, sum);
+    }
+  }
+#endif
+  for (; i < b.n; ++i) {
+    A sum[F] = {};
+    for (int c = 0; c < corners; ++c) {
+      const T* entry = table + int64_t(b.index[c][i]) * F;
+      const A w = b.weight[c][i];
+      for (int f = 0; f < F; ++f) sum[f] += w * to_acc(entry[f]);
+    }
+    for (int f = 0; f < F; ++f) b.rows[i * F + f] = sum[f];
+  }
+  if (b.all_inside) return;
+  for (i = 0; i < b.n; ++i) {
+    if (b.points[i] == Point::live) continue;
+    const A value = b.points[i] == Point::nan ? A(bits_to_float(0x7fc00000u)) : A(0);
+    for (int f = 0; f < F; ++f) b.rows[i * F + f] = value;
+  }
+}
+
+// weight_c = rows . table[index_c], the q_c of hashgrid.h
+template <class T, int F>
+void dot(const void* level_table, int corners, GridBlock<acc_t<T>>& b) {
+  using A = acc_t<T>;
+  const T* table = static_cast<const T*>(level_table);
+  int i = 0;
+#if defined(FVX_GRID_AVX2)
+  if constexpr (has_pairs<T, F>()) {
+    const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    for (; i + 4 <= b.n; i += 4) {
+      const __m256 g = _mm256_loadu_ps(b.rows + 2 * i);
+      for (int c = 0; c < corners; ++c) {
+        const __m256 product = _mm256_mul_ps(load_pairs(table, b.index[c] + i), g);
+        const __m256 sum = _mm256_add_ps(product, _mm256_movehdup_ps(product));
+        _mm_storeu_ps(b.weight[c] + i, _mm256_castps256_ps128(_mm256_permutevar8x32_ps(sum, even)));
+      }
+    }
+  }
+#endif
+  for (; i < b.n; ++i) {
+    for (int c = 0; c < corners; ++c) {
+      const T* entry = table + int64_t(b.index[c][i]) * F;
+      A sum = 0;
+      for (int f = 0; f < F; ++f) sum += b.rows[i * F + f] * to_acc(entry[f]);
+      b.weight[c][i] = sum;
+    }
+  }
+}
+
+template <class A, int F>
+FVX_HD void add_to_entry(A* entry, A w, const A* g) {
+#if defined(__SSE2__)
+  if constexpr (F == 2 && sizeof(A) == 4) {
+    const __m128 old = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(entry)));
+    const __m128 row = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(g)));
+    const __m128 sum = _mm_add_ps(old, _mm_mul_ps(row, _mm_set1_ps(w)));
+    _mm_store_sd(reinterpret_cast<double*>(entry), _mm_castps_pd(sum));
+    return;
+  }
+#endif
+  for (int f = 0; f < F; ++f) entry[f] += w * g[f];
+}
+
+// g_table[index_c] += weight_c rows, points in order, corners in order: the result does not depend on how the entries
+// are divided among threads. Entries from `lo` to `hi` only; `g_table` starts at `lo`.
+template <class A, int F>
+void scatter(A* g_table, uint32_t lo, uint32_t hi, bool whole, int corners, const GridBlock<A>& b) {
+  if (whole) {
+    for (int i = 0; i < b.n; ++i) {
+      for (int c = 0; c < corners; ++c) {
+        add_to_entry<A, F>(g_table + int64_t(b.index[c][i]) * F, b.weight[c][i], b.rows + i * F);
+      }
+    }
+    return;
+  }
+  // Which corners are ours is as good as random: listing them without a branch first costs less than mispredictions.
+  uint16_t mine[kBlock * kMaxCorners];
+  int count = 0;
+  for (int i = 0; i < b.n; ++i) {
+    for (int c = 0; c < corners; ++c) {
+      mine[count] = uint16_t(c * kBlock + i);
+      count += b.index[c][i] - lo < hi - lo;
+    }
+  }
+  const uint32_t* index = b.index[0];
+  const A* weight = b.weight[0];
+  for (int k = 0; k < count; ++k) {
+    const int at = mine[k];
+    add_to_entry<A, F>(g_table + int64_t(index[at] - lo) * F, weight[at], b.rows + at % kBlock * F);
+  }
+}
+
+template <class T, int F>
+void load_rows(const void* from, int64_t stride, GridBlock<acc_t<T>>& b) {
+  const T* rows = static_cast<const T*>(from);
+  for (int i = 0; i < b.n; ++i) {
+    FVX_UNROLL_ALL
+    for (int f = 0; f < F; ++f) b.rows[i * F + f] = to_acc(rows[i * stride + f]);
+  }
+}
+
+template <class T, int F>
+void store_rows(void* to, int64_t stride, const GridBlock<acc_t<T>>& b) {
+  T* rows = static_cast<T*>(to);
+  for (int i = 0; i < b.n; ++i) {
+    FVX_UNROLL_ALL
+    for (int f = 0; f < F; ++f) rows[i * stride + f] = from_acc<T>(b.rows[i * F + f]);
+  }
+}
+
+// Points that are dead (outside, not finite) give nothing: not even NaN * 0.
+template <class A>
+void silence_dead_points(int corners, int features, GridBlock<A>& b) {
+  if (b.all_inside) return;
+  for (int i = 0; i < b.n; ++i) {
+    if (b.points[i] == Point::live) continue;
+    for (int c = 0; c < corners; ++c) b.weight[c][i] = A(0);
+    for (int f = 0; f < features; ++f) b.rows[i * features + f] = A(0);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- choice
+
+template <class A>
+struct ByDimension {
+  void (*locate)(const HashGrid&, const GridLevel&, int64_t, int, bool, GridBlock<A>&);
+  void (*add_position_gradients)(const HashGrid&, const GridLevel&, int64_t, const GridBlock<A>&, A*);
+};
+
+template <class A>
+ByDimension<A> by_dimension(int dims) {
+  switch (dims) {
+    case 1:
+      return {locate<1, A>, add_position_gradients<1, A>};
+    case 2:
+      return {locate<2, A>, add_position_gradients<2, A>};
+    case 3:
+      return {locate<3, A>, add_position_gradients<3, A>};
+    default:
+      return {locate<4, A>, add_position_gradients<4, A>};
+  }
+}
+
+template <class T>
+struct ByFeatures {
+  using A = acc_t<T>;
+  void (*gather)(const void*, int, GridBlock<A>&);
+  void (*dot)(const void*, int, GridBlock<A>&);
+  void (*scatter)(A*, uint32_t, uint32_t, bool, int, const GridBlock<A>&);
+  void (*load_rows)(const void*, int64_t, GridBlock<A>&);
+  void (*store_rows)(void*, int64_t, const GridBlock<A>&);
+};
+
+template <class T, int F>
+ByFeatures<T> with_features() {
+  return {gather<T, F>, dot<T, F>, scatter<acc_t<T>, F>, load_rows<T, F>, store_rows<T, F>};
+}
+
+template <class T>
+ByFeatures<T> by_features(int features) {
+  switch (features) {
+    case 1:
+      return with_features<T, 1>();
+    case 2:
+      return with_features<T, 2>();
+    case 4:
+      return with_features<T, 4>();
+    default:
+      return with_features<T, 8>();
+  }
+}
+
+}  // namespace
+
+FVX_END_ISA
