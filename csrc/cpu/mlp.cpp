@@ -12,8 +12,7 @@ FVX_BEGIN_ISA
 namespace {
 
 constexpr int64_t kTile = 48;              // points
-constexpr int64_t kForwardGrain = 16;      // tiles a chunk
-constexpr int64_t kPointsPerSum = 1008;    // backward: points a chunk, at least (21 tiles)
+constexpr int64_t kFewestTiles = 8;        // a chunk, some 50 us of work
 constexpr int64_t kMaxSums = 64;           // backward: chunks, each with its own sum of the weights' gradients ...
 constexpr int64_t kSumBytes = 16 << 20;    // ... in about this much memory
 constexpr int64_t kReduceGrain = 1 << 16;  // additions a chunk
@@ -232,7 +231,10 @@ template <class E>
 void forward(const MlpFwd& m) {
   const Packed<E> packed(m, false);
   const int64_t size = kTile * widest<E>(m);
-  parallel_for(m.threads, m.n_points, kTile * kForwardGrain, [&](int64_t begin, int64_t end) {
+  // Four chunks a thread, but none so small that waking a thread costs as much as it saves.
+  const int64_t share = m.n_points / (4 * kTile * max_of(m.threads, 1));
+  const int64_t grain = kTile * max_of(kFewestTiles, min_of(share, 2 * kFewestTiles));
+  parallel_for(m.threads, m.n_points, grain, [&](int64_t begin, int64_t end) {
     const Scratch<E> scratch(2 * size);
     E* const buffers[2] = {scratch.data(), scratch.data() + size};
     for (int64_t first = begin; first < end; first += kTile) {
@@ -400,7 +402,7 @@ void backward(const MlpBwd& m) {
   const int64_t affordable = max_of<int64_t>(8, kSumBytes / (stride * int64_t(sizeof(A)) + 1));
   const int64_t most = min_of(kMaxSums, affordable);
   const int64_t tiles = (m.n_points + kTile - 1) / kTile;
-  const int64_t grain = kTile * max_of((tiles + most - 1) / most, kPointsPerSum / kTile);
+  const int64_t grain = kTile * max_of((tiles + most - 1) / most, kFewestTiles);
   const int64_t n_sums = (m.n_points + grain - 1) / grain;
 
   const Scratch<A> sums(m.g_params ? n_sums * stride : 0);

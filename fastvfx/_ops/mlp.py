@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._common import DTYPE_CODE, define, executor, kernel, on, ptr
+from ._common import DTYPE_CODE, define, executor, kernel, on, on_huge_pages, ptr
 
 #: Same table as ``Activation`` in csrc/include/fastvfx/mlp.h.
 ACTIVATION = {"none": 0, "relu": 1, "leaky_relu": 2, "sigmoid": 3, "tanh": 4, "softplus": 5, "exp": 6, "sine": 7}
@@ -49,7 +49,7 @@ def why_no_gpu_kernel(widths: list[int], dtypes: set[torch.dtype]) -> str | None
 
 
 def _fwd(x, weights, biases, activation, output_activation):
-    y = _fwd_fake(x, weights, biases, activation, output_activation)
+    (y,) = on_huge_pages((_fwd_fake(x, weights, biases, activation, output_activation),))
     with on(x.device):
         if x.device.type == "cuda":
             from .._triton import mlp as triton_mlp
@@ -66,8 +66,8 @@ def _bwd_fake(x, y, grad_y, weights, biases, activation, output_activation, x_gr
 
 
 def _bwd(x, y, grad_y, weights, biases, activation, output_activation, x_gradient, params_gradient):
-    grad_x, grad_params = _bwd_fake(
-        x, y, grad_y, weights, biases, activation, output_activation, x_gradient, params_gradient
+    grad_x, grad_params = on_huge_pages(
+        _bwd_fake(x, y, grad_y, weights, biases, activation, output_activation, x_gradient, params_gradient)
     )
     with on(x.device):
         if x.device.type == "cuda":
