@@ -6,13 +6,15 @@
 #include "fastvfx/composite.h"
 
 #include "parallel.h"
+#include "vectors.h"
 
 FVX_BEGIN_ISA
 
 namespace {
 
 constexpr int kLanes = 16;         // samples that every vector width divides
-constexpr int kBlock = 256;        // samples a block: 5 arrays of floats, 5 KiB
+constexpr int kWindow = 1024;      // samples a window: 3 arrays of floats, 12 KiB
+constexpr int kBlock = 256;        // samples a block
 constexpr int64_t kRayGrain = 64;  // rays a chunk
 
 // Samples [0, n) belong to the ray; [n, m) to the next ones: they can be read and count for nothing. [m, padded) lies
@@ -38,90 +40,92 @@ FVX_HD double only_if(bool counts, double x) {
   return x;
 }
 
-// Partial sums, one a lane: compilers may not reorder a sum of floats into vectors on their own.
+// Opacities of the samples [begin, end). A vector loop may read on behind the end: there is alpha 0, keep 1.
 template <class A>
-struct Lanes {
-  A x[kLanes] = {};
-
-  FVX_HD A sum() const {
-#if defined(__GNUC__)
-    // Halves are added as vectors. Spelt as loops over arrays, gcc 12 takes the numbers through integer registers.
-    typedef A Eight __attribute__((vector_size(8 * sizeof(A))));
-    typedef A Four __attribute__((vector_size(4 * sizeof(A))));
-    Eight eight, upper_eight;
-    __builtin_memcpy(&eight, x, sizeof(Eight));
-    __builtin_memcpy(&upper_eight, x + 8, sizeof(Eight));
-    eight += upper_eight;
-    Four four, upper_four;
-    __builtin_memcpy(&four, &eight, sizeof(Four));
-    __builtin_memcpy(&upper_four, reinterpret_cast<const A*>(&eight) + 4, sizeof(Four));
-    four += upper_four;
-    return (four[0] + four[2]) + (four[1] + four[3]);
-#else
-    A s = 0;
-    for (int l = 0; l < kLanes; ++l) s += x[l];
-    return s;
-#endif
-  }
+struct Window {
+  int64_t begin = 0, end = 0;
+  A alpha[kWindow + kLanes], keep[kWindow + kLanes], t[kWindow + kLanes];
 };
 
+// The part of a window that is one block of a ray, and what the ray makes of it.
 template <class A>
 struct Block {
-  A alpha[kBlock], keep[kBlock + 4], T[kBlock + 4], w[kBlock], t[kBlock];
+  const A *alpha, *keep, *t;
+  A T[kBlock + kLanes], w[kBlock];
 };
 
 template <class T>
-void load_opacities(const CompositeRays& a, int64_t first, Extent block, Block<acc_t<T>>& b) {
+void fill(const CompositeRays& a, int64_t begin, int64_t end, Window<acc_t<T>>& window) {
   using A = acc_t<T>;
-  const int m = block.m;
-  for (int i = m; i < block.padded; ++i) {
-    b.alpha[i] = b.t[i] = A(0);
-    b.keep[i] = A(1);
+  const int n = int(end - begin);
+  const T* values = static_cast<const T*>(a.values) + begin;
+  const A* t0 = static_cast<const A*>(a.t_starts) + begin;
+  const A* t1 = static_cast<const A*>(a.t_ends) + begin;
+  window.begin = begin;
+  window.end = end;
+  for (int i = n; i < n + kLanes; ++i) {
+    window.alpha[i] = window.t[i] = A(0);
+    window.keep[i] = A(1);
   }
-  const T* values = static_cast<const T*>(a.values) + first;
-  const A* t0 = static_cast<const A*>(a.t_starts) + first;
-  const A* t1 = static_cast<const A*>(a.t_ends) + first;
   if (a.alphas) {
     FVX_SIMD
-    for (int i = 0; i < m; ++i) {
-      b.alpha[i] = to_acc(values[i]);
-      b.keep[i] = A(1) - b.alpha[i];
-      b.t[i] = A(0.5) * (t0[i] + t1[i]);
+    for (int i = 0; i < n; ++i) {
+      window.alpha[i] = to_acc(values[i]);
+      window.keep[i] = A(1) - window.alpha[i];
+      window.t[i] = A(0.5) * (t0[i] + t1[i]);
     }
     return;
   }
   FVX_SIMD
-  for (int i = 0; i < m; ++i) {
+  for (int i = 0; i < n; ++i) {
     const Opacity<A> o = opacity_of(to_acc(values[i]), t1[i] - t0[i], false);
-    b.alpha[i] = o.alpha;
-    b.keep[i] = o.keep;
-    b.t[i] = A(0.5) * (t0[i] + t1[i]);
+    window.alpha[i] = o.alpha;
+    window.keep[i] = o.keep;
+    window.t[i] = A(0.5) * (t0[i] + t1[i]);
   }
+}
+
+// Points the block at its samples [first, first + n), which are computed if they are not in the window, along with
+// those that follow up to `limit`.
+template <class T>
+void place(const CompositeRays& a, int64_t first, int n, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
+  if (first < window.begin || first + n > window.end) {
+    const int64_t ahead = a.early_stop_eps > 0 ? n : kWindow;  // rays that stop early leave most samples unused
+    fill<T>(a, first, min_of(limit, first + ahead), window);
+  }
+  const int64_t at = first - window.begin;
+  b.alpha = window.alpha + at;
+  b.keep = window.keep + at;
+  b.t = window.t + at;
 }
 
 // Fills T[0..n] from the transmittance `T` in front of the block, and the weights, which are 0 behind the ray's end and
 // the early stop; returns how many samples lie before that stop.
 template <class A>
 int attenuate(Block<A>& b, Extent block, A T, A eps) {
-  for (int i = 0; i < 4; ++i) b.keep[block.padded + i] = A(1);
-  for (int i = 0; i <= block.n; i += 4) {
-    const A* keep = b.keep + i;
-    const A two = keep[0] * keep[1];
-    b.T[i] = T;
-    b.T[i + 1] = T * keep[0];
-    b.T[i + 2] = T * two;
-    b.T[i + 3] = T * (two * keep[2]);
-    T *= two * (keep[2] * keep[3]);
+#if defined(FVX_VECTORS)
+  using V = Vec<A>;
+  V carry = V::all(T);
+  for (int i = 0; i <= block.n; i += V::kSize) {
+    const V product = products(V::load(b.keep + i));
+    (carry * up<1>(product, A(1))).store(b.T + i);
+    carry = carry * spread<V::kSize - 1>(product);
   }
+#else
+  for (int i = 0; i < block.n; ++i) {
+    b.T[i] = T;
+    T *= b.keep[i];
+  }
+  b.T[block.n] = T;
+#endif
   int live = block.n;
   if (eps > A(0)) {
     live = 0;
     while (live < block.n && !(b.T[live] < eps)) ++live;
   }
+  const A* alpha = b.alpha;
   FVX_SIMD
-  for (int i = 0; i < block.padded; ++i) {
-    b.w[i] = only_if(i < live, b.T[i] * b.alpha[i]);
-  }
+  for (int i = 0; i < block.padded; ++i) b.w[i] = only_if(i < live, b.T[i] * alpha[i]);
   return live;
 }
 
@@ -132,39 +136,79 @@ struct Sums {
   A* colour;
 };
 
-// One or three channels: a lane a sample.
+#if defined(FVX_VECTORS)
+
+// Of three vectors of interleaved channels, the lanes of one channel, in two shuffles.
+template <int kSize, int kChannel>
+struct FromFirstTwo {
+  static constexpr int of(int l) { return 3 * l + kChannel < 2 * kSize ? 3 * l + kChannel : 0; }
+};
+template <int kSize, int kChannel>
+struct FromLast {
+  static constexpr int of(int l) { return 3 * l + kChannel < 2 * kSize ? l : 3 * l + kChannel - kSize; }
+};
+// Lane l of the j-th of those vectors belongs to this sample.
+template <int kSize, int kChannels, int kJ>
+struct SampleOf {
+  static constexpr int of(int l) { return (kJ * kSize + l) / kChannels; }
+};
+
+// One or three channels. Colours stay interleaved as they are in memory, and weights are spread to meet them.
 template <class T, int kC>
 void accumulate_samples(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block, Sums<acc_t<T>>& sums) {
   using A = acc_t<T>;
-  T last[kC * kBlock];
-  if (block.m < block.padded) {
-    __builtin_memset(last, 0, sizeof(T) * kC * block.padded);
-    __builtin_memcpy(last, rgbs, sizeof(T) * kC * block.m);
-    rgbs = last;
-  }
-  Lanes<A> w, wt, c0, c1, c2;
-  for (int i = 0; i < block.padded; i += kLanes) {
-    FVX_SIMD
-    for (int l = 0; l < kLanes; ++l) {
-      const bool is_live = i + l < live;  // the next ray's numbers may be NaN, so that a weight of 0 is not enough
-      const A wi = b.w[i + l];
-      w.x[l] += wi;
-      wt.x[l] += only_if(is_live, wi * b.t[i + l]);
-      c0.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l)]));
-      if constexpr (kC == 3) {
-        c1.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l) + 1]));
-        c2.x[l] += only_if(is_live, wi * to_acc(rgbs[kC * (i + l) + 2]));
-      }
+  using V = Vec<A>;
+  constexpr int N = V::kSize;
+  const V zero = V::all(A(0));
+  V w = zero, wt = zero, c0 = zero, c1 = zero, c2 = zero;
+  const auto add = [&](const A* weights, const A* t, const auto* colours) {
+    const V x = V::load(weights);
+    w = w + x;
+    wt = wt + x * V::load(t);
+    c0 = c0 + shuffle<SampleOf<N, kC, 0>>(x, x) * V::load(colours);
+    if constexpr (kC == 3) {
+      c1 = c1 + shuffle<SampleOf<N, kC, 1>>(x, x) * V::load(colours + N);
+      c2 = c2 + shuffle<SampleOf<N, kC, 2>>(x, x) * V::load(colours + 2 * N);
     }
+  };
+  int i = 0;
+  for (; i + N <= live; i += N) add(b.w + i, b.t + i, rgbs + kC * i);
+  if (i < live) {  // what follows is the next ray's, and may be NaN: its weight of 0 is not enough
+    const int left = live - i;
+    A t[N], colours[kC * N] = {};
+    FVX_SIMD
+    for (int l = 0; l < N; ++l) t[l] = only_if(l < left, b.t[i + l]);
+    if (block.m == block.padded) {
+      FVX_SIMD
+      for (int l = 0; l < kC * N; ++l) colours[l] = only_if(l < kC * left, to_acc(rgbs[kC * i + l]));
+    } else {  // nothing to read behind the last sample of all
+      for (int l = 0; l < kC * left; ++l) colours[l] = to_acc(rgbs[kC * i + l]);
+    }
+    add(b.w + i, t, colours);
   }
-  sums.w += w.sum();
-  sums.wt += wt.sum();
-  sums.colour[0] += c0.sum();
+  sums.w += sum(w);
+  sums.wt += sum(wt);
   if constexpr (kC == 3) {
-    sums.colour[1] += c1.sum();
-    sums.colour[2] += c2.sum();
+    sums.colour[0] += sum(shuffle<FromLast<N, 0>>(shuffle<FromFirstTwo<N, 0>>(c0, c1), c2));
+    sums.colour[1] += sum(shuffle<FromLast<N, 1>>(shuffle<FromFirstTwo<N, 1>>(c0, c1), c2));
+    sums.colour[2] += sum(shuffle<FromLast<N, 2>>(shuffle<FromFirstTwo<N, 2>>(c0, c1), c2));
+  } else {
+    sums.colour[0] += sum(c0);
   }
 }
+
+#else
+
+template <class T, int kC>
+void accumulate_samples(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent, Sums<acc_t<T>>& sums) {
+  for (int i = 0; i < live; ++i) {
+    sums.w += b.w[i];
+    sums.wt += b.w[i] * b.t[i];
+    for (int c = 0; c < kC; ++c) sums.colour[c] += b.w[i] * to_acc(rgbs[kC * i + c]);
+  }
+}
+
+#endif
 
 // Any number of channels: a lane a channel, `kTile` neighbours at a time.
 template <class T, int kTile>
@@ -197,7 +241,7 @@ void accumulate(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block,
 }
 
 template <class T, int kC>
-void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
+void forward_ray(const CompositeFwd& a, int64_t ray, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
   const int64_t C = kC ? kC : a.channels;
   const Span span = samples_of_ray(a, ray);
@@ -213,7 +257,7 @@ void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
   int64_t done = span.begin;
   while (done < span.end) {
     const Extent block = extent_of(done, span.end, a.n_samples);
-    load_opacities<T>(a, done, block, b);
+    place<T>(a, done, block.n, limit, window, b);
     const int live = attenuate(b, block, trans, A(a.early_stop_eps));
     accumulate<T, kC>(b, rgbs + done * C, live, block, C, sums);
     if (a.depth_mode == DepthMode::first_hit) {
@@ -284,20 +328,21 @@ void weight_gradients(const CompositeBwd& a, const acc_t<T>* g_rgb, acc_t<T> g_o
 }
 
 // S[0..n) from S[n] and the block's opacities: S_i = emitted_i + keep_i S_{i+1}, from back to front. `emitted` and
-// `keep` are neutral behind n, up to the next multiple of four.
+// `keep` are 0 and 1 behind n, up to the next multiple of kLanes.
 template <class A>
 void suffixes(const A* emitted, const A* keep, int n, A* S) {
-  A next = S[n];
-  for (int i = (n - 1) / 4 * 4; i >= 0; i -= 4) {
-    const A *e = emitted + i, *k = keep + i;
-    const A e2 = e[2] + k[2] * e[3], e1 = e[1] + k[1] * e2, e0 = e[0] + k[0] * e1;
-    const A k2 = k[2] * k[3], k1 = k[1] * k2, k0 = k[0] * k1;
-    S[i + 3] = e[3] + k[3] * next;
-    S[i + 2] = e2 + k2 * next;
-    S[i + 1] = e1 + k1 * next;
-    next = e0 + k0 * next;
-    S[i] = next;
+#if defined(FVX_VECTORS)
+  using V = Vec<A>;
+  V next = V::all(S[n]);
+  for (int i = (n - 1) / V::kSize * V::kSize; i >= 0; i -= V::kSize) {
+    const Affine<A> f = compositions(Affine<A>{V::load(emitted + i), V::load(keep + i)});
+    const V here = f.add + f.times * next;
+    here.store(S + i);
+    next = spread<0>(here);
   }
+#else
+  for (int i = n - 1; i >= 0; --i) S[i] = emitted[i] + keep[i] * S[i + 1];
+#endif
 }
 
 template <class T, int kC>
@@ -336,13 +381,14 @@ void zero_sample_gradients(const CompositeBwd& a, int64_t begin, int64_t end) {
 
 // Transmittance at the start of each block of the ray, kept in `checkpoints`; returns the number of live samples.
 template <class T>
-int64_t forward_sweep(const CompositeBwd& a, Span span, Block<acc_t<T>>& b, acc_t<T>* checkpoints, acc_t<T>& trans) {
+int64_t forward_sweep(const CompositeBwd& a, Span span, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b,
+                      acc_t<T>* checkpoints, acc_t<T>& trans) {
   using A = acc_t<T>;
   int64_t done = span.begin;
   for (int64_t chunk = 0; done < span.end; ++chunk) {
     const Extent block = extent_of(done, span.end, a.n_samples);
     checkpoints[chunk] = trans;
-    load_opacities<T>(a, done, block, b);
+    place<T>(a, done, block.n, limit, window, b);
     const int live = attenuate(b, block, trans, A(a.early_stop_eps));
     trans = b.T[live];
     done += live;
@@ -352,7 +398,7 @@ int64_t forward_sweep(const CompositeBwd& a, Span span, Block<acc_t<T>>& b, acc_
 }
 
 template <class T, int kC>
-void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
+void backward_ray(const CompositeBwd& a, int64_t ray, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
   const int64_t C = kC ? kC : a.channels;
   const Span span = samples_of_ray(a, ray);
@@ -367,7 +413,7 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
 
   A* checkpoints = static_cast<A*>(a.scratch) + checkpoint_of_ray(span, ray, kBlock);
   A trans = 1;
-  const int64_t live = forward_sweep<T>(a, span, b, checkpoints, trans);
+  const int64_t live = forward_sweep<T>(a, span, limit, window, b, checkpoints, trans);
   zero_sample_gradients<T>(a, span.begin + live, span.end);
 
   A suffix = 0;  // S_{i+1}
@@ -380,7 +426,7 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
     for (int64_t c = 0; c < C; ++c) g_background[c] = trans * g_rgb[c];
   }
 
-  A G[kBlock], emitted[kBlock + 4], S[kBlock + 4];
+  A G[kBlock], emitted[kBlock], kept[kBlock], S[kBlock + kLanes];
   T g_value[kBlock];
   const bool one_block = span.end - span.begin <= kBlock;
   for (int64_t chunk = (live + kBlock - 1) / kBlock - 1; chunk >= 0; --chunk) {
@@ -388,22 +434,21 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
     const Extent block = extent_of(first, span.begin + live, a.n_samples);
     const int n = block.n, m = block.m;
     if (!one_block) {  // a short ray's block is still what the sweep left
-      load_opacities<T>(a, first, block, b);
+      place<T>(a, first, n, first + n, window, b);
       attenuate(b, block, checkpoints[chunk], A(0));
     }
     weight_gradients<T, kC>(a, g_rgb, g_opacity, d, first, n, m, b, G);
+    const A *alpha = b.alpha, *keep = b.keep;
     FVX_SIMD
-    for (int i = 0; i < n; ++i) emitted[i] = b.alpha[i] * G[i];
+    for (int i = 0; i < block.padded; ++i) {
+      emitted[i] = only_if(i < n, alpha[i] * G[i]);
+      kept[i] = only_if(i < n, keep[i]) + only_if(i >= n, A(1));
+    }
     if (g_transmittance) {
       for (int i = 0; i < n; ++i) emitted[i] += g_transmittance[first + i];
     }
-    for (int i = n; i < n + 3; ++i) {
-      emitted[i] = A(0);
-      b.keep[i] = A(1);
-    }
     S[n] = suffix;
-    suffixes(emitted, b.keep, n, S);
-    S[n] = suffix;
+    suffixes(emitted, kept, n, S);
     suffix = S[0];
 
     const T* values = static_cast<const T*>(a.values) + first;
@@ -431,8 +476,10 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
 template <class T, class Args, class Ray>
 void for_each_ray(const Args& a, const Ray& per_ray) {
   parallel_for(a.threads, a.n_rays, kRayGrain, [&](int64_t begin, int64_t end) {
+    Window<acc_t<T>> window;
     Block<acc_t<T>> block;
-    for (int64_t ray = begin; ray < end; ++ray) per_ray(ray, block);
+    const int64_t limit = samples_of_ray(a, end - 1).end;
+    for (int64_t ray = begin; ray < end; ++ray) per_ray(ray, limit, window, block);
   });
 }
 
@@ -440,24 +487,26 @@ void for_each_ray(const Args& a, const Ray& per_ray) {
 
 void composite_fwd(const CompositeFwd& a) {
   FVX_DISPATCH_STORAGE(a.dtype, T, {
+    using W = Window<acc_t<T>>;
     using B = Block<acc_t<T>>;
     if (a.channels == 3) {
-      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 3>(a, ray, b); });
+      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 3>(a, r, limit, w, b); });
     } else if (a.channels == 1) {
-      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 1>(a, ray, b); });
+      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 1>(a, r, limit, w, b); });
     } else {
-      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 0>(a, ray, b); });
+      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 0>(a, r, limit, w, b); });
     }
   });
 }
 
 void composite_bwd(const CompositeBwd& a) {
   FVX_DISPATCH_STORAGE(a.dtype, T, {
+    using W = Window<acc_t<T>>;
     using B = Block<acc_t<T>>;
     if (a.channels == 3) {
-      for_each_ray<T>(a, [&](int64_t ray, B& b) { backward_ray<T, 3>(a, ray, b); });
+      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { backward_ray<T, 3>(a, r, limit, w, b); });
     } else {
-      for_each_ray<T>(a, [&](int64_t ray, B& b) { backward_ray<T, 0>(a, ray, b); });
+      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { backward_ray<T, 0>(a, r, limit, w, b); });
     }
   });
 }
