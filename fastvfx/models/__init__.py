@@ -1,0 +1,1 @@
+"""Complete models, built only from the public operators and modules of fastvfx."""
