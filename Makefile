@@ -50,6 +50,13 @@ bench: install
 gate: install
 	$(BIN)/python benchmarks/gate.py
 
+# The trainings are the same but for the kernels.
+demo: install
+	rm -rf demo-out/native demo-out/reference
+	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/native --max-seconds $(SECONDS)
+	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/reference --max-seconds $(SECONDS) --backend reference --film-frames 0
+	$(BIN)/fastvfx nerf report demo-out/native demo-out/reference --out demo-out/report.html
+
 ext:
 	$(PYTHON) setup.py --quiet build_ext --inplace
 
