@@ -11,25 +11,30 @@ DATA ?= examples/still_life
 SECONDS ?= 60
 BIN := $(VENV)/bin
 
-.PHONY: venv install test lint format bench gate demo ext clean
+.PHONY: venv torch install develop test lint format bench gate demo ext clean
 
 venv: $(BIN)/activate
 $(BIN)/activate:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-install: venv
+torch: venv
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+
+# What it takes to run the models, and what it takes to work on them.
+install: torch
+	$(BIN)/python -m pip install --quiet -e '.[all]'
+develop: torch
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 
-lint: install
+lint: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/typos
 
-format: install
+format: develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
@@ -43,14 +48,16 @@ test: lint
 	$(BIN)/python -m pytest
 
 # One file, another device, a longer run: benchmarks/run.py --help
-bench: install
+bench: develop
 	$(BIN)/python benchmarks/run.py
 
 # Instructions that the CPU kernels execute, against benchmarks/budgets.json; skipped, and said so, without valgrind.
-gate: install
+gate: develop
 	$(BIN)/python benchmarks/gate.py
 
 # The trainings are the same but for the kernels.
+# It runs on the CPU, so it is not kept waiting by a compilation for GPUs; FASTVFX_CUDA=auto changes that.
+demo: export FASTVFX_CUDA := $(or $(FASTVFX_CUDA),off)
 demo: install
 	rm -rf demo-out/native demo-out/reference
 	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/native --max-seconds $(SECONDS)
