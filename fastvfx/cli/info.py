@@ -17,8 +17,6 @@ from .._backend import get_backend
 # What is needed only for some things: module, extra that brings it, and what for.
 _OPTIONAL = [
     ("PIL", "data", "images"),
-    ("av", "data", "films and EXR"),
-    ("PIL", "data", "images"),
     ("av", "data", "films, EXR"),
     ("safetensors", "models", "checkpoints"),
     ("rich", "cli", "progress bars"),
