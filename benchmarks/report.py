@@ -74,12 +74,19 @@ def table(races: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def caption(race: dict[str, Any]) -> str:
-    """What the figures depend on, in two sentences."""
-    limits = ", ".join(f"{k.replace('_per_s', '/s').replace('_', ' ')} {v:.3g}" for k, v in race["ceilings"].items())
+def caption(races: list[dict[str, Any]]) -> str:
+    """What the figures depend on; races of several runs may differ in it."""
+
+    def all_of(key: str) -> str:
+        return " and ".join(dict.fromkeys(race[key] for race in races))
+
+    limits = ", ".join(
+        f"{name.replace('_', ' ').replace('gb per s', 'GB/s').replace('tflop per s', 'TFLOP/s')} {value:.3g}"
+        for name, value in races[-1]["ceilings"].items()
+    )
     return (
-        f"{race['machine']}; torch {race['torch']}, {race['compiler']}, {race['allocator']} allocator, "
-        f"revision {race['revision']}. Measured ceilings: {limits}."
+        f"{all_of('machine')}; torch {all_of('torch')}, {all_of('compiler')}, allocator: {all_of('allocator')}, "
+        f"revision {all_of('revision')}. Measured ceilings: {limits}."
     )
 
 
@@ -110,6 +117,7 @@ def plot(races: list[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(races)), [f"{r['op']}, {r['case']}, {r['direction']}" for r in races])
     axes.set_ylim(len(races) - 0.4, -0.6)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="0.6", lw=1)
     axes.set_xlabel("times faster than the baseline (median of paired ratios, quartiles)")
     axes.grid(axis="x", which="both", color="0.92")
@@ -125,7 +133,7 @@ def report(path: Path) -> str:
     races = load(path)
     if not races:
         return f"{path}: no race was finished"
-    text = f"{table(races)}\n\n{caption(races[0])}\n"
+    text = f"{table(races)}\n\n{caption(races)}\n"
     path.with_suffix(".md").write_text(text)
     try:
         plot(races, path.with_suffix(".png"))
