@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +76,10 @@ def test_unknown_backend_in_the_environment_is_named():
     assert run(code, FASTVFX_BACKEND="turbo") == (
         "FASTVFX_BACKEND: expected one of auto, native, reference, got 'turbo'"
     )
+
+
+def test_the_readme_runs():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code is not None
+    assert run(code[1] + "\nprint(tuple(image.rgb.shape))") == "(4096, 3)"
