@@ -38,15 +38,29 @@ void for_each_tile(const FrequencyRows& a, int columns, const Body& body) {
   });
 }
 
+// 16 coordinates in half turns.
 template <class A>
-void waves(const A* x, FrequencyLayout layout, A power, A* sin, A* cos) {
-  FVX_SIMD
-  for (int i = 0; i < kLanes; ++i) {
-    const SinCos<A> w = frequency::wave(frequency::half_turns(x[i], layout), power);
-    sin[i] = w.sin;
-    cos[i] = w.cos;
+struct Turns {
+  A hi[kLanes], lo[kLanes];
+
+  Turns(const A* x, FrequencyLayout layout) {
+    FVX_SIMD  // else gcc 12.2 unrolls the loop, and its vectoriser of straight code loses `lo`
+    for (int i = 0; i < kLanes; ++i) {
+      const frequency::HalfTurns<A> t = frequency::half_turns(x[i], layout);
+      hi[i] = t.hi;
+      lo[i] = t.lo;
+    }
   }
-}
+
+  void waves(A power, A* sin, A* cos) const {
+    FVX_SIMD
+    for (int i = 0; i < kLanes; ++i) {
+      const SinCos<A> w = frequency::wave(frequency::HalfTurns<A>{hi[i], lo[i]}, power);
+      sin[i] = w.sin;
+      cos[i] = w.cos;
+    }
+  }
+};
 
 template <class T>
 void forward(const FrequencyFwd& a) {
@@ -56,9 +70,10 @@ void forward(const FrequencyFwd& a) {
     for (int d = 0; d < a.dims; ++d) {
       A x[kLanes];
       load_coordinate(static_cast<const T*>(a.x) + first * a.dims + d, a.dims, live, x);
+      const Turns<A> turns(x, a.layout);
       for (int f = 0; f < a.n_frequencies; ++f) {
         A* sin = tile + (c.first + d * c.per_dim + f * c.per_frequency) * kLanes;
-        waves(x, a.layout, frequency::power_of_two<A>(f), sin, sin + c.to_cos * kLanes);
+        turns.waves(frequency::power_of_two<A>(f), sin, sin + c.to_cos * kLanes);
       }
       if (!a.include_input) continue;
       for (int i = 0; i < kLanes; ++i) tile[(c.input + d) * kLanes + i] = x[i];
@@ -76,12 +91,13 @@ void backward(const FrequencyBwd& a) {
     for (int d = 0; d < a.dims; ++d) {
       A x[kLanes], sin[kLanes], cos[kLanes], g_x[kLanes];
       load_coordinate(static_cast<const T*>(a.x) + first * a.dims + d, a.dims, live, x);
+      const Turns<A> turns(x, a.layout);
       for (int i = 0; i < kLanes; ++i) g_x[i] = a.include_input ? tile[(c.input + d) * kLanes + i] : A(0);
       for (int f = 0; f < a.n_frequencies; ++f) {
         const A power = frequency::power_of_two<A>(f), rate = frequency::factor_of<A>(a.layout) * power;
         const A* g_sin = tile + (c.first + d * c.per_dim + f * c.per_frequency) * kLanes;
         const A* g_cos = g_sin + c.to_cos * kLanes;
-        waves(x, a.layout, power, sin, cos);
+        turns.waves(power, sin, cos);
         FVX_SIMD
         for (int i = 0; i < kLanes; ++i) g_x[i] += rate * (g_sin[i] * cos[i] - g_cos[i] * sin[i]);
       }
@@ -100,6 +116,7 @@ void backward_backward(const FrequencyBwdBwd& a) {
       A x[kLanes], sin[kLanes], cos[kLanes], gg_x[kLanes], g_x[kLanes] = {};
       load_coordinate(static_cast<const T*>(a.x) + first * a.dims + d, a.dims, live, x);
       load_coordinate(static_cast<const T*>(a.gg_x) + first * a.dims + d, a.dims, live, gg_x);
+      const Turns<A> turns(x, a.layout);
       for (int f = 0; f < a.n_frequencies; ++f) {
         const A power = frequency::power_of_two<A>(f), rate = frequency::factor_of<A>(a.layout) * power;
         const int column = c.first + d * c.per_dim + f * c.per_frequency;
@@ -107,7 +124,7 @@ void backward_backward(const FrequencyBwdBwd& a) {
         const A* g_cos = g_sin + c.to_cos * kLanes;
         A* gg_sin = gg_tile + column * kLanes;
         A* gg_cos = gg_sin + c.to_cos * kLanes;
-        waves(x, a.layout, power, sin, cos);
+        turns.waves(power, sin, cos);
         FVX_SIMD
         for (int i = 0; i < kLanes; ++i) {
           const A change = gg_x[i] * rate;  // of the argument
