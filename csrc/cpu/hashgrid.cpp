@@ -122,6 +122,42 @@ class StagedLevel {
   void* copy_;
 };
 
+// The coordinates of all points axis by axis, and room for sums beside them.
+template <class A>
+class AxisBuffers {
+ public:
+  // `n_sums` axes more hold zeros.
+  AxisBuffers(const HashGrid& a, const ByDimension<A>& dimension, int n_sums)
+      : a_(a),
+        pitch_((a.n_points + 15) / 16 * 16 + 16),
+        n_read_(a.direction ? 2 * a.dims : a.dims),
+        block_(size_t(n_read_ + n_sums) * size_t(pitch_) * sizeof(A)) {
+    if (!data()) throw std::bad_alloc();
+    parallel_for(a.threads, a.n_points, kPointGrain, [&](int64_t begin, int64_t end) {
+      const int64_t n = end - begin;
+      dimension.split_axes(static_cast<const A*>(a.x) + begin * a.dims, n, data() + begin, pitch_);
+      if (a.direction) {
+        dimension.split_axes(static_cast<const A*>(a.direction) + begin * a.dims, n, data() + a.dims * pitch_ + begin,
+                             pitch_);
+      }
+      for (int d = 0; d < n_sums; ++d) __builtin_memset(sums() + d * pitch_ + begin, 0, size_t(n) * sizeof(A));
+    });
+  }
+  Points<A> at(int64_t first) const {
+    return {data() + first, a_.direction ? data() + a_.dims * pitch_ + first : nullptr, pitch_};
+  }
+  A* sums() const { return data() + n_read_ * pitch_; }
+  int64_t pitch() const { return pitch_; }
+
+ private:
+  A* data() const { return block_.template as<A>(); }
+
+  const HashGrid& a_;
+  int64_t pitch_;
+  int n_read_;
+  Workspace block_;
+};
+
 template <class A, class Body>
 void for_each_block(int64_t begin, int64_t end, GridBlock<A>& b, const Body& body) {
   for (int64_t first = begin; first < end; first += kBlock) {
@@ -206,9 +242,10 @@ int make_shares(const HashGrid& a, Share* shares) {
   return count;
 }
 
+// Every other corner: its neighbour along the first axis mostly shares its cache line.
 template <class A>
 void prefetch_entries(const A* g_table, int features, int corners, const GridBlock<A>& b) {
-  for (int c = 0; c < corners; ++c) {
+  for (int c = 0; c < corners; c += 2) {
     for (int i = 0; i < b.n; ++i) __builtin_prefetch(g_table + int64_t(b.index[c][i]) * features, 1, 3);
   }
 }
@@ -216,7 +253,7 @@ void prefetch_entries(const A* g_table, int features, int corners, const GridBlo
 // False if there is no memory for the sums of a 16-bit table.
 template <class T>
 bool sum_share(const HashGridBwdTable& a, const Share& share, const ByDimension<acc_t<T>>& dimension,
-               const ByFeatures<T>& features, const T* rows, int64_t stride) {
+               const ByFeatures<T>& features, const AxisBuffers<acc_t<T>>& axes, const T* rows, int64_t stride) {
   using A = acc_t<T>;
   const GridLevel& level = a.levels[share.level];
   const int corners = corners_of(a);
@@ -229,10 +266,10 @@ bool sum_share(const HashGridBwdTable& a, const Share& share, const ByDimension<
   __builtin_memset(sums, 0, size_t(n) * sizeof(A));
 
   // The entries of the next block are on their way while this one is summed.
-  const bool prefetch = whole && n * int64_t(sizeof(A)) > (1 << 18);
+  const bool prefetch = whole && n * int64_t(sizeof(A)) > (1 << 19);
   GridBlock<A> blocks[2];
   const auto prepare = [&](int64_t first, GridBlock<A>& b) {
-    dimension.locate(a, level, first, int(min_of<int64_t>(kBlock, a.n_points - first)), true, b);
+    dimension.locate(a, level, axes.at(first), int(min_of<int64_t>(kBlock, a.n_points - first)), true, b);
     if (prefetch) prefetch_entries(sums, a.features, corners, b);
   };
   if (a.n_points > 0) prepare(0, blocks[0]);
@@ -256,13 +293,14 @@ void hashgrid_fwd(const HashGridFwd& a) {
     using A = acc_t<T>;
     const ByDimension<A> dimension = by_dimension<A>(a.dims);
     const ByFeatures<T> features = by_features<T>(a.features);
-    for_each_level_and_block<T, true>(
-        a, a.table, static_cast<T*>(a.out),
-        [&](const GridLevel& level, const T* entries, int64_t first, int n, GridBlock<A>& b, T* rows, int64_t stride) {
-          dimension.locate(a, level, first, n, true, b);
-          features.gather(entries, corners_of(a), b);
-          features.store_rows(rows, stride, b);
-        });
+    const AxisBuffers<A> axes(a, dimension, 0);
+    const auto body = [&](const GridLevel& level, const T* entries, int64_t first, int n, GridBlock<A>& b, T* rows,
+                          int64_t stride) {
+      dimension.locate(a, level, axes.at(first), n, true, b);
+      features.gather(entries, corners_of(a), b);
+      features.store_rows(rows, stride, b);
+    };
+    for_each_level_and_block<T, true>(a, a.table, static_cast<T*>(a.out), body);
   });
 }
 
@@ -271,18 +309,21 @@ void hashgrid_bwd_x(const HashGridBwdX& a) {
     using A = acc_t<T>;
     const ByDimension<A> dimension = by_dimension<A>(a.dims);
     const ByFeatures<T> features = by_features<T>(a.features);
-    A* g_x = static_cast<A*>(a.g_x);
-    __builtin_memset(g_x, 0, size_t(a.n_points * a.dims) * sizeof(A));
+    const AxisBuffers<A> axes(a, dimension, a.dims);
     // The gradient is only read, but rows and columns have one type for both directions.
     T* g_out = const_cast<T*>(static_cast<const T*>(a.g_out));
-    for_each_level_and_block<T, false>(
-        a, a.table, g_out,
-        [&](const GridLevel& level, const T* entries, int64_t first, int n, GridBlock<A>& b, T* rows, int64_t stride) {
-          dimension.locate(a, level, first, n, false, b);
-          features.load_rows(rows, stride, b);
-          features.dot(entries, corners_of(a), b);
-          dimension.add_position_gradients(a, level, first, b, g_x);
-        });
+    const auto body = [&](const GridLevel& level, const T* entries, int64_t first, int n, GridBlock<A>& b, T* rows,
+                          int64_t stride) {
+      dimension.locate(a, level, axes.at(first), n, false, b);
+      features.load_rows(rows, stride, b);
+      features.dot(entries, corners_of(a), b);
+      dimension.add_position_gradients(a, level, axes.at(first), b, axes.sums() + first);
+    };
+    for_each_level_and_block<T, false>(a, a.table, g_out, body);
+    A* g_x = static_cast<A*>(a.g_x);
+    parallel_for(a.threads, a.n_points, kPointGrain, [&](int64_t begin, int64_t end) {
+      dimension.join_axes(axes.sums() + begin, axes.pitch(), end - begin, g_x + begin * a.dims);
+    });
   });
 }
 
@@ -290,6 +331,7 @@ void hashgrid_bwd_table(const HashGridBwdTable& a) {
   FVX_DISPATCH_STORAGE(a.dtype, T, {
     const ByDimension<acc_t<T>> dimension = by_dimension<acc_t<T>>(a.dims);
     const ByFeatures<T> features = by_features<T>(a.features);
+    const AxisBuffers<acc_t<T>> axes(a, dimension, 0);
     T* g_out = const_cast<T*>(static_cast<const T*>(a.g_out));
     const bool many = a.n_points >= kManyPoints && a.n_levels > 1;
     const int64_t pitch = Columns<T>::pitch_for(a.n_points, a.features);
@@ -305,7 +347,7 @@ void hashgrid_bwd_table(const HashGridBwdTable& a) {
       const int l = share.level;
       const T* rows = many ? columns.at(l, 0) : g_out + int64_t(l) * a.features;
       const int64_t stride = many ? a.features : int64_t(a.n_levels) * a.features;
-      if (!sum_share<T>(a, share, dimension, features, rows, stride)) out_of_memory = true;
+      if (!sum_share<T>(a, share, dimension, features, axes, rows, stride)) out_of_memory = true;
     });
     if (out_of_memory) throw std::bad_alloc();
   });

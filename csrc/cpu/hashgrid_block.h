@@ -32,34 +32,48 @@ struct GridBlock {
   Point points[kBlock];  // only where not all_inside
 };
 
+// Coordinates of a block's points axis by axis, so that vector loops read them in one piece: x[d * pitch + i], the
+// direction likewise.
+template <class A>
+struct Points {
+  const A* x;
+  const A* direction;
+  int64_t pitch;
+};
+
 // ---------------------------------------------------------------------------------------------- by dimension
 
 template <int D, class A>
-bool all_in_unit_cube(const A* x, int n) {
-  bool inside = true;
-#pragma omp simd reduction(& : inside)
-  for (int i = 0; i < n * D; ++i) inside &= (x[i] >= A(0)) & (x[i] <= A(1));
-  return inside;
+bool all_in_unit_cube(const Points<A>& p, int n) {
+  int outside = 0;
+  for (int d = 0; d < D; ++d) {
+    const A* x = p.x + d * p.pitch;
+#pragma omp simd reduction(| : outside)
+    for (int i = 0; i < n; ++i) outside |= !((x[i] >= A(0)) & (x[i] <= A(1)));
+  }
+  return !outside;
 }
 
 template <int D, class A>
-void classify(const A* x, bool zero_outside, GridBlock<A>& b) {
+void classify(const Points<A>& p, bool zero_outside, GridBlock<A>& b) {
   for (int i = 0; i < b.n; ++i) {
     bool finite = true, inside = true;
     for (int d = 0; d < D; ++d) {
-      const A xd = x[i * D + d];
-      finite &= xd - xd == A(0);
-      inside &= xd >= A(0) && xd <= A(1);
+      const A x = p.x[d * p.pitch + i];
+      finite &= x - x == A(0);
+      inside &= x >= A(0) && x <= A(1);
     }
     b.points[i] = !finite ? Point::nan : zero_outside && !inside ? Point::zero : Point::live;
   }
 }
 
 template <int D, class A, GridIndex kKind, bool kInside, bool kNearest>
-void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b) {
+void corner_indices(const GridLevel& level, A shift, const Points<A>& p, GridBlock<A>& b) {
   constexpr int kCorners = kNearest ? 1 : 1 << D;
   const A scale = A(level.scale);
   const uint32_t entries = level.entries;
+  const A* const x = p.x;
+  const int64_t pitch = p.pitch;
   uint32_t m[D];
   for (int d = 0; d < D; ++d) m[d] = level.multipliers[d];
   const int n = b.n;
@@ -68,7 +82,7 @@ void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b
     uint32_t low[D];
     FVX_UNROLL_ALL
     for (int d = 0; d < D; ++d) {
-      const A cell = axis_of(x[i * D + d], scale, shift).cell;
+      const A cell = axis_of(x[d * pitch + i], scale, shift).cell;
       low[d] = m[d] * (kInside ? uint32_t(int32_t(cell)) : lattice_of(cell));
     }
     FVX_UNROLL_ALL
@@ -95,106 +109,141 @@ void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b
 }
 
 template <int D, class A, bool kNearest>
-void corner_indices(const GridLevel& level, A shift, const A* x, GridBlock<A>& b) {
+void corner_indices(const GridLevel& level, A shift, const Points<A>& p, GridBlock<A>& b) {
   if (level.kind == GridIndex::hashed) {
-    if (b.all_inside) return corner_indices<D, A, GridIndex::hashed, true, kNearest>(level, shift, x, b);
-    return corner_indices<D, A, GridIndex::hashed, false, kNearest>(level, shift, x, b);
+    if (b.all_inside) return corner_indices<D, A, GridIndex::hashed, true, kNearest>(level, shift, p, b);
+    return corner_indices<D, A, GridIndex::hashed, false, kNearest>(level, shift, p, b);
   }
   if (level.kind == GridIndex::dense && b.all_inside) {
-    return corner_indices<D, A, GridIndex::dense, true, kNearest>(level, shift, x, b);
+    return corner_indices<D, A, GridIndex::dense, true, kNearest>(level, shift, p, b);
   }
-  return corner_indices<D, A, GridIndex::tiled, false, kNearest>(level, shift, x, b);
+  return corner_indices<D, A, GridIndex::tiled, false, kNearest>(level, shift, p, b);
+}
+
+// What a vector loop does for one point stands in a function of its own: arrays that are declared inside a `simd` loop
+// and passed on by reference keep gcc from vectorising it.
+template <int D, class A, bool kAlong>
+FVX_HD void weigh_point(const A* x, const A* v, int64_t pitch, A scale, A shift, bool smooth, A* weight) {
+  A t[D], dt[D], w[1 << D];
+  FVX_UNROLL_ALL
+  for (int d = 0; d < D; ++d) {
+    const A frac = axis_of(x[d * pitch], scale, shift).frac;
+    t[d] = fade(frac, smooth);
+    if (kAlong) dt[d] = scale * fade_slope(frac, smooth) * v[d * pitch];
+  }
+  if (kAlong) {
+    corner_weights_along<D>(t, dt, w);
+  } else {
+    corner_weights<D>(t, w);
+  }
+  FVX_UNROLL_ALL
+  for (int c = 0; c < (1 << D); ++c) weight[c * kBlock] = w[c];
 }
 
 template <int D, class A, bool kAlong>
-void corner_weights(const HashGrid& a, const GridLevel& level, const A* x, const A* v, GridBlock<A>& b) {
-  constexpr int kCorners = 1 << D;
+void weigh(const HashGrid& a, const GridLevel& level, const Points<A>& p, GridBlock<A>& b) {
   const A scale = A(level.scale), shift = A(a.shift);
-  const bool smooth = a.interpolation == Interpolation::smoothstep;
+  const A *const x = p.x, *const v = kAlong ? p.direction : p.x;
+  A* const weight = b.weight[0];
+  const int64_t pitch = p.pitch;
   const int n = b.n;
-  FVX_SIMD
-  for (int i = 0; i < n; ++i) {
-    A t[D], w[kCorners];
-    FVX_UNROLL_ALL
-    for (int d = 0; d < D; ++d) t[d] = axis_of(x[i * D + d], scale, shift).frac;
-    if (kAlong) {
-      A dt[D];
-      FVX_UNROLL_ALL
-      for (int d = 0; d < D; ++d) {
-        dt[d] = scale * fade_slope(t[d], smooth) * v[i * D + d];
-        t[d] = fade(t[d], smooth);
-      }
-      corner_weights_along<D>(t, dt, w);
-    } else {
-      FVX_UNROLL_ALL
-      for (int d = 0; d < D; ++d) t[d] = fade(t[d], smooth);
-      fastvfx::FVX_ISA::corner_weights<D>(t, w);
-    }
-    FVX_UNROLL_ALL
-    for (int c = 0; c < kCorners; ++c) b.weight[c][i] = w[c];
+  if (a.interpolation == Interpolation::smoothstep) {
+    FVX_SIMD
+    for (int i = 0; i < n; ++i) weigh_point<D, A, kAlong>(x + i, v + i, pitch, scale, shift, true, weight + i);
+  } else {
+    FVX_SIMD
+    for (int i = 0; i < n; ++i) weigh_point<D, A, kAlong>(x + i, v + i, pitch, scale, shift, false, weight + i);
   }
 }
 
-// Fills index, and weight if wanted, for `n` points from `first`.
+// Fills index, and weight if wanted, for `n` points.
 template <int D, class A>
-void locate(const HashGrid& a, const GridLevel& level, int64_t first, int n, bool weights, GridBlock<A>& b) {
-  const A* x = static_cast<const A*>(a.x) + first * D;
+void locate(const HashGrid& a, const GridLevel& level, const Points<A>& p, int n, bool weights, GridBlock<A>& b) {
   b.n = n;
-  b.all_inside = all_in_unit_cube<D>(x, n);
-  if (!b.all_inside) classify<D>(x, a.zero_outside, b);
+  b.all_inside = all_in_unit_cube<D>(p, n);
+  if (!b.all_inside) classify<D>(p, a.zero_outside, b);
   if (a.interpolation == Interpolation::nearest) {
-    corner_indices<D, A, true>(level, A(a.shift), x, b);
+    corner_indices<D, A, true>(level, A(a.shift), p, b);
     for (int i = 0; i < n; ++i) b.weight[0][i] = A(1);
     return;
   }
-  corner_indices<D, A, false>(level, A(a.shift), x, b);
+  corner_indices<D, A, false>(level, A(a.shift), p, b);
   if (!weights) return;
   if (a.direction) {
-    corner_weights<D, A, true>(a, level, x, static_cast<const A*>(a.direction) + first * D, b);
+    weigh<D, A, true>(a, level, p, b);
   } else {
-    corner_weights<D, A, false>(a, level, x, nullptr, b);
+    weigh<D, A, false>(a, level, p, b);
   }
 }
 
-// Adds the level's share of dL/dx; b.weight holds q_c.
 template <int D, class A, bool kAlong>
-void add_position_gradients(const HashGrid& a, const GridLevel& level, const A* x, const A* v, const GridBlock<A>& b,
+FVX_HD void position_gradient_of_point(const A* x, const A* v, int64_t pitch, A scale, A shift, bool smooth,
+                                       const A* weight, A* g) {
+  A frac[D], direction[D], q[1 << D], slopes[D];
+  FVX_UNROLL_ALL
+  for (int d = 0; d < D; ++d) {
+    frac[d] = axis_of(x[d * pitch], scale, shift).frac;
+    if (kAlong) direction[d] = v[d * pitch];
+  }
+  FVX_UNROLL_ALL
+  for (int c = 0; c < (1 << D); ++c) q[c] = weight[c * kBlock];
+  if (kAlong) {
+    position_gradient_along<D>(frac, direction, q, scale, smooth, slopes);
+  } else {
+    position_gradient<D>(frac, q, scale, smooth, slopes);
+  }
+  FVX_UNROLL_ALL
+  for (int d = 0; d < D; ++d) g[d * kBlock] = slopes[d];
+}
+
+// Adds the level's share of dL/dx to g_x[d * pitch + i]; b.weight holds q_c.
+template <int D, class A, bool kAlong>
+void add_position_gradients(const HashGrid& a, const GridLevel& level, const Points<A>& p, const GridBlock<A>& b,
                             A* g_x) {
   const A scale = A(level.scale), shift = A(a.shift);
   const bool smooth = a.interpolation == Interpolation::smoothstep;
+  const A *const x = p.x, *const v = kAlong ? p.direction : p.x, *const weight = b.weight[0];
+  const int64_t pitch = p.pitch;
   const int n = b.n;
-  A g[D][kBlock];
+  alignas(64) A g[D * kBlock];
   FVX_SIMD
   for (int i = 0; i < n; ++i) {
-    A frac[D], q[1 << D], slopes[D];
-    FVX_UNROLL_ALL
-    for (int d = 0; d < D; ++d) frac[d] = axis_of(x[i * D + d], scale, shift).frac;
-    FVX_UNROLL_ALL
-    for (int c = 0; c < (1 << D); ++c) q[c] = b.weight[c][i];
-    if (kAlong) {
-      A direction[D];
-      FVX_UNROLL_ALL
-      for (int d = 0; d < D; ++d) direction[d] = v[i * D + d];
-      position_gradient_along<D>(frac, direction, q, scale, smooth, slopes);
-    } else {
-      position_gradient<D>(frac, q, scale, smooth, slopes);
-    }
-    FVX_UNROLL_ALL
-    for (int d = 0; d < D; ++d) g[d][i] = slopes[d];
+    position_gradient_of_point<D, A, kAlong>(x + i, v + i, pitch, scale, shift, smooth, weight + i, g + i);
   }
-  for (int i = 0; i < n; ++i) {
-    if (!b.all_inside && b.points[i] != Point::live) continue;
-    for (int d = 0; d < D; ++d) g_x[i * D + d] += g[d][i];
+  if (!b.all_inside) {
+    for (int i = 0; i < n; ++i) {
+      for (int d = 0; d < D && b.points[i] != Point::live; ++d) g[d * kBlock + i] = A(0);
+    }
+  }
+  for (int d = 0; d < D; ++d) {
+    FVX_SIMD
+    for (int i = 0; i < n; ++i) g_x[d * pitch + i] += g[d * kBlock + i];
   }
 }
 
 template <int D, class A>
-void add_position_gradients(const HashGrid& a, const GridLevel& level, int64_t first, const GridBlock<A>& b, A* g_x) {
-  const A* x = static_cast<const A*>(a.x) + first * D;
+void add_position_gradients(const HashGrid& a, const GridLevel& level, const Points<A>& p, const GridBlock<A>& b,
+                            A* g_x) {
   if (a.direction) {
-    add_position_gradients<D, A, true>(a, level, x, static_cast<const A*>(a.direction) + first * D, b, g_x + first * D);
+    add_position_gradients<D, A, true>(a, level, p, b, g_x);
   } else {
-    add_position_gradients<D, A, false>(a, level, x, nullptr, b, g_x + first * D);
+    add_position_gradients<D, A, false>(a, level, p, b, g_x);
+  }
+}
+
+// From points side by side to axes side by side, and back.
+template <int D, class A>
+void split_axes(const A* rows, int64_t n, A* axes, int64_t pitch) {
+  for (int64_t i = 0; i < n; ++i) {
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) axes[d * pitch + i] = rows[i * D + d];
+  }
+}
+template <int D, class A>
+void join_axes(const A* axes, int64_t pitch, int64_t n, A* rows) {
+  for (int64_t i = 0; i < n; ++i) {
+    FVX_UNROLL_ALL
+    for (int d = 0; d < D; ++d) rows[i * D + d] = axes[d * pitch + i];
   }
 }
 
@@ -373,21 +422,28 @@ void silence_dead_points(int corners, int features, GridBlock<A>& b) {
 
 template <class A>
 struct ByDimension {
-  void (*locate)(const HashGrid&, const GridLevel&, int64_t, int, bool, GridBlock<A>&);
-  void (*add_position_gradients)(const HashGrid&, const GridLevel&, int64_t, const GridBlock<A>&, A*);
+  void (*locate)(const HashGrid&, const GridLevel&, const Points<A>&, int, bool, GridBlock<A>&);
+  void (*add_position_gradients)(const HashGrid&, const GridLevel&, const Points<A>&, const GridBlock<A>&, A*);
+  void (*split_axes)(const A*, int64_t, A*, int64_t);
+  void (*join_axes)(const A*, int64_t, int64_t, A*);
 };
+
+template <int D, class A>
+ByDimension<A> with_dimension() {
+  return {locate<D, A>, add_position_gradients<D, A>, split_axes<D, A>, join_axes<D, A>};
+}
 
 template <class A>
 ByDimension<A> by_dimension(int dims) {
   switch (dims) {
     case 1:
-      return {locate<1, A>, add_position_gradients<1, A>};
+      return with_dimension<1, A>();
     case 2:
-      return {locate<2, A>, add_position_gradients<2, A>};
+      return with_dimension<2, A>();
     case 3:
-      return {locate<3, A>, add_position_gradients<3, A>};
+      return with_dimension<3, A>();
     default:
-      return {locate<4, A>, add_position_gradients<4, A>};
+      return with_dimension<4, A>();
   }
 }
 
