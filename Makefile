@@ -55,13 +55,13 @@ bench: develop
 gate: develop
 	$(BIN)/python benchmarks/gate.py
 
-# The trainings are the same but for the kernels.
+# The trainings are the same but for the kernels; the pictures of both are rendered with the native ones.
 # It runs on the CPU, so it is not kept waiting by a compilation for GPUs; FASTVFX_CUDA=auto changes that.
 demo: export FASTVFX_CUDA := $(or $(FASTVFX_CUDA),off)
 demo: install
 	rm -rf demo-out/native demo-out/reference
 	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/native --max-seconds $(SECONDS)
-	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/reference --max-seconds $(SECONDS) --backend reference --film-frames 0
+	$(BIN)/fastvfx nerf train $(DATA) --out demo-out/reference --max-seconds $(SECONDS) --backend reference
 	$(BIN)/fastvfx nerf report demo-out/native demo-out/reference --out demo-out/report.html
 
 ext:

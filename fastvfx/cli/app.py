@@ -51,7 +51,8 @@ class Train:
     device: Device = "cpu"
     """Where to train."""
     backend: Backend = "auto"
-    """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch."""
+    """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch. Of training;
+    pictures are always rendered the fastest way."""
     seed: int = 0
     """Of everything random."""
     resume: bool = False

@@ -116,7 +116,7 @@ class NerfConfig:
         if bounds.unbounded:
             return cls(
                 FieldConfig(contract=True),
-                MarchConfig(step_size=0.02, cone_angle=1 / 96, near=bounds.near),
+                MarchConfig(step_size=0.02, cone_angle=1 / 96, near=bounds.near, occupancy_threshold=0.06),
                 TrainConfig(seed=seed),
             )
         return cls(FieldConfig(), MarchConfig(near=bounds.near), TrainConfig(seed=seed))

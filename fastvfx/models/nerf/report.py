@@ -125,7 +125,6 @@ def _table(runs: list[Run]) -> str:
         ("steps per second", "steps_per_second", "{:.2f}"),
         ("samples per second", "samples_per_second", "{:,.0f}"),
         ("rays per second, training", "rays_per_second", "{:,.0f}"),
-        ("rays per second, pictures", "render_rays_per_second", "{:,.0f}"),
     ]
     two = len(runs) == 2
     head = "".join(f"<th>{escape(run.name)}</th>" for run in runs) + ("<th>ratio</th>" if two else "")
