@@ -23,10 +23,10 @@ bool count_tile(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, i
   Growing<int64_t> run_ends;
   bool ok = run_ends.reserve(end - begin);
   for (int64_t ray = begin; ok && ray < end; ++ray) {
-    const MarchRay r = load_ray<P>(a, ray, seed);
+    const MarchRay r = load_jittered<P>(a, ray, seed);
     const int64_t first_run = runs.size;
     int64_t count = 0;
-    const Lattice lattice = lattice_of(a, r);
+    const auto lattice = lattice_of<kMode>(a, r);
     march_ray<P, kMode>(a, r, lattice, [&](double k, double k_end) {
       if constexpr (kMode == MarchMode::cells) {
         runs.push({k, k_end});
@@ -59,7 +59,7 @@ void write_runs(const MarchWrite& a, int64_t begin, int64_t end, uint64_t seed, 
   for (int64_t ray = begin; ray < end; ++ray) {
     if (a.sums[ray + 1] > a.capacity) return;
     const MarchTile::Run* last = tile.runs + tile.run_ends[ray - begin];
-    const Lattice lattice = lattice_of(a, load_ray<P>(a, ray, seed));
+    const auto lattice = lattice_of<kMode>(a, load_jittered<P>(a, ray, seed));
     int64_t i = a.sums[ray];
     for (; run < last; ++run) {
       if constexpr (kMode != MarchMode::cells) {
@@ -79,24 +79,93 @@ void write_runs(const MarchWrite& a, int64_t begin, int64_t end, uint64_t seed, 
 
 #if defined(__AVX512F__)
 
+FVX_HD void set_lane(Lanes& lanes, int i, int n, const AxisLine<float>& axis) {
+  lanes.a[i][n] = axis.a;
+  lanes.b[i][n] = axis.b;
+  lanes.inverse[i][n] = axis.inverse;
+  lanes.shifted[i][n] = axis.shifted;
+}
+
+// Of a single level each ray is one part: loops without branches over what for_each_part does. False if a part is too
+// long for floats.
+bool fill_lanes_of_one_level(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, Lanes& lanes,
+                             MarchTile::Part* parts) {
+  const int n = int(end - begin);
+  const double step = a.step;
+  double near[kTileRays], far[kTileRays], t0[kTileRays], lo[kTileRays], hi[kTileRays], first[kTileRays];
+  double middle[kTileRays], unfit[kTileRays], length[kTileRays];
+  for (int i = 0; i < n; ++i) near[i] = a.nears ? double(static_cast<const float*>(a.nears)[begin + i]) : a.near;
+  for (int i = 0; i < n; ++i) far[i] = a.fars ? double(static_cast<const float*>(a.fars)[begin + i]) : a.far;
+  for (int i = 0; i < n; ++i) t0[i] = near[i] + (a.jitter ? jitter_of(seed, begin + i) * step : 0.0);
+  for (int i = 0; i < n; ++i) {
+    lo[i] = near[i];
+    hi[i] = far[i];
+    unfit[i] = near[i] - near[i];  // NaN of a NaN or an infinity, else 0
+    length[i] = 0.0;
+  }
+  const float* box = static_cast<const float*>(a.aabbs);
+  for (int axis = 0; axis < 3; ++axis) {
+    const float* o = static_cast<const float*>(a.rays_o) + 3 * begin + axis;
+    const float* d = static_cast<const float*>(a.rays_d) + 3 * begin + axis;
+    const double lower = double(box[axis]), upper = double(box[3 + axis]);
+    FVX_SIMD
+    for (int i = 0; i < n; ++i) {
+      const double oi = double(o[3 * i]), di = double(d[3 * i]);
+      const Interval<double> t = slab(oi, di, lower, upper);
+      lo[i] = max_of(t.lo, lo[i]);
+      hi[i] = min_of(t.hi, hi[i]);
+      unfit[i] += (oi - oi) + (di - di);
+      length[i] += di < 0.0 ? -di : di;
+    }
+  }
+  const bool is_box = box[0] < box[3] && box[1] < box[4] && box[2] < box[5];
+  double longest = 0.0;
+#pragma omp simd reduction(max : longest)
+  for (int i = 0; i < n; ++i) {
+    const EvenLattice lattice{t0[i], step};
+    const double k = first_at(lattice, lo[i]), k_end = first_at(lattice, hi[i]);
+    const bool some = (lo[i] < hi[i]) & (far[i] > near[i]) & (unfit[i] == 0.0) & (length[i] > 0.0) & is_box;
+    const double steps = some ? k_end - k : 0.0;
+    first[i] = k;
+    middle[i] = lattice.middle(k);
+    lanes.end[i] = float(steps);
+    longest = longest < steps ? steps : longest;
+  }
+  for (int axis = 0; axis < 3; ++axis) {
+    const float* o = static_cast<const float*>(a.rays_o) + 3 * begin + axis;
+    const float* d = static_cast<const float*>(a.rays_d) + 3 * begin + axis;
+    const double lower = double(box[axis]), upper = double(box[3 + axis]), res = double(a.res[axis]);
+    float *as = lanes.a[axis], *bs = lanes.b[axis], *inverses = lanes.inverse[axis], *shifteds = lanes.shifted[axis];
+    FVX_SIMD
+    for (int i = 0; i < n; ++i) {
+      const AxisLine<float> line =
+          even_axis<float>(double(o[3 * i]), double(d[3 * i]), lower, upper, res, middle[i], step);
+      as[i] = line.a;
+      bs[i] = line.b;
+      inverses[i] = line.inverse;
+      shifteds[i] = line.shifted;
+    }
+  }
+  for (int i = 0; i < n; ++i) lanes.begin[i] = 0.0f;
+  for (int i = 0; i < n; ++i) lanes.level_offset[i] = 0;
+  for (int i = 0; i < n; ++i) parts[i] = {first[i], i, 0};
+  lanes.size = n;
+  return longest < float_steps;
+}
+
 // Parts of the tile's rays as lanes; false if one is too long for floats or there are too many.
 bool fill_lanes(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, Lanes& lanes, MarchTile::Part* parts) {
   const int64_t words = brick_words(a.res);
   bool fits = true;
   for (int64_t ray = begin; fits && ray < end; ++ray) {
-    const MarchRay r = load_ray<float>(a, ray, seed);
-    const Lattice lattice = lattice_of(a, r);
+    const MarchRay r = load_jittered<float>(a, ray, seed);
+    const EvenLattice lattice = lattice_of<MarchMode::even>(a, r);
     for_each_part<float>(a, r, lattice, [&](int level, double first, Steps steps) {
       fits = lanes.size < Lanes::capacity && steps.end - first < float_steps;
       if (!fits) return false;
-      const CellLine<float> line = even_line<float, float>(a, r, lattice, level, first);
       const int n = lanes.size++;
-      for (int i = 0; i < 3; ++i) {
-        lanes.a[i][n] = line.a[i];
-        lanes.b[i][n] = line.b[i];
-        lanes.inverse[i][n] = line.inverse[i];
-        lanes.shifted[i][n] = line.shifted[i];
-      }
+      const CellLine<float> line = even_line<float, float>(a, r, lattice, level, first);
+      for (int i = 0; i < 3; ++i) set_lane(lanes, i, n, line.axis[i]);
       lanes.begin[n] = float(steps.begin - first);
       lanes.end[n] = float(steps.end - first);
       lanes.level_offset[n] = int32_t(level * words);
@@ -111,7 +180,8 @@ bool count_tile_avx512(const MarchRays& a, int64_t begin, int64_t end, uint64_t 
                        MarchTile& tile) {
   Lanes lanes;
   MarchTile::Part parts[Lanes::capacity];
-  if (!fill_lanes(a, begin, end, seed, lanes, parts))
+  const auto fill = a.levels == 1 ? fill_lanes_of_one_level : fill_lanes;
+  if (!fill(a, begin, end, seed, lanes, parts))
     return count_tile<float, MarchMode::even>(a, begin, end, seed, counts, tile);
   Growing<uint32_t> begins, parts_lengths;
   begins.reserve(4096);
@@ -143,63 +213,70 @@ bool count_any_tile(const MarchRays& a, int64_t begin, int64_t end, uint64_t see
   return count_tile<P, kMode>(a, begin, end, seed, counts, tile);
 }
 
-// Samples [k, k + n) of an even lattice, at index i.
-struct EvenRay {
-  double t0, step;
-  int32_t ray;
-};
-
-void write_even(const MarchWrite& a, const EvenRay& r, double k, int64_t n, int64_t i) {
+// Samples of one part, whose steps are first + js[0], first + js[1], ...
+void write_part(const MarchWrite& a, const EvenLattice& lattice, double first, const float* js, int64_t n, int32_t ray,
+                int64_t i) {
   float* t_starts = static_cast<float*>(a.t_starts) + i;
   float* t_ends = static_cast<float*>(a.t_ends) + i;
   int32_t* ray_indices = a.ray_indices + i;
-#if defined(__AVX512F__)
-  const __m512d t0 = _mm512_set1_pd(r.t0), step = _mm512_set1_pd(r.step), one = _mm512_set1_pd(1.0);
-  const __m256i ray = _mm256_set1_epi32(r.ray);
-  __m512d ks = _mm512_add_pd(_mm512_set1_pd(k), _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7));
-  for (int64_t s = 0; s < n; s += 8) {
-    const __mmask8 some = __mmask8((1u << min_of<int64_t>(n - s, 8)) - 1u);
-    const __m512d next = _mm512_add_pd(ks, one);
-    _mm256_mask_storeu_ps(t_starts + s, some, _mm512_cvtpd_ps(_mm512_add_pd(t0, _mm512_mul_pd(ks, step))));
-    _mm256_mask_storeu_ps(t_ends + s, some, _mm512_cvtpd_ps(_mm512_add_pd(t0, _mm512_mul_pd(next, step))));
-    _mm256_mask_storeu_epi32(ray_indices + s, some, ray);
-    ks = _mm512_add_pd(ks, _mm512_set1_pd(8.0));
-  }
-#else
+  FVX_SIMD
   for (int64_t s = 0; s < n; ++s) {
-    t_starts[s] = float(r.t0 + (k + double(s)) * r.step);
-    t_ends[s] = float(r.t0 + (k + double(s + 1)) * r.step);
-    ray_indices[s] = r.ray;
+    const double k = first + double(js[s]);
+    t_starts[s] = float(lattice.t(k));
+    t_ends[s] = float(lattice.t(k + 1.0));
+    ray_indices[s] = ray;
   }
-#endif
+}
+
+constexpr int kOverrun = 16;  // how far list_steps may write behind the end of a part
+
+// The steps of each part in a row. Most stretches are short: each is written as 16 steps, and what is too much is
+// overwritten by the next.
+void list_steps(const MarchTile& tile, float* js, int64_t* cursors, const int64_t* ends) {
+  for (int64_t s = 0; s < tile.n_stretches; ++s) {
+    const uint32_t p = tile.parts_lengths[s] & 0xffffu;
+    const int64_t cursor = cursors[p];
+    const int64_t n = min_of<int64_t>(tile.parts_lengths[s] >> 16, ends[p] - cursor);
+    const float begin = float(tile.begins[s]);
+    cursors[p] = cursor + n;
+    for (int64_t first = 0; first < n; first += kOverrun) {
+      float* row = js + cursor + first;
+      FVX_SIMD
+      for (int i = 0; i < kOverrun; ++i) row[i] = begin + float(int(first) + i);
+    }
+  }
 }
 
 bool write_stretches(const MarchWrite& a, int64_t begin, uint64_t seed, const MarchTile& tile) {
-  struct Cursor {
-    int64_t i, end;
-    EvenRay ray;
-  };
-  Cursor* cursors = static_cast<Cursor*>(std::malloc(sizeof(Cursor) * size_t(tile.n_parts + 1)));
-  if (!cursors) return false;
-  int64_t i = a.sums[begin];
-  for (int64_t p = 0; p < tile.n_parts; ++p) {
-    const MarchTile::Part& part = tile.parts[p];
-    const int64_t ray = begin + part.ray;
-    const double t0 = lattice_of(a, load_ray<float>(a, ray, seed)).t0;
-    const bool fits = a.sums[ray + 1] <= a.capacity;
-    cursors[p] = {i, fits ? i + part.count : i, {t0, a.step, int32_t(ray)}};
-    i += part.count;
+  if (tile.n_parts == 0) return true;
+  int64_t n = 0;
+  for (int64_t p = 0; p < tile.n_parts; ++p) n += tile.parts[p].count + kOverrun;
+  float* js = static_cast<float*>(std::malloc(sizeof(float) * size_t(n)));
+  int64_t* cursors = static_cast<int64_t*>(std::malloc(2 * sizeof(int64_t) * size_t(tile.n_parts)));
+  const bool ok = js && cursors;
+  if (ok) {
+    int64_t* ends = cursors + tile.n_parts;
+    n = 0;
+    for (int64_t p = 0; p < tile.n_parts; ++p) {
+      cursors[p] = n;
+      ends[p] = n + tile.parts[p].count;
+      n = ends[p] + kOverrun;
+    }
+    list_steps(tile, js, cursors, ends);
+    int64_t i = a.sums[begin];
+    for (int64_t p = 0; p < tile.n_parts; ++p) {
+      const MarchTile::Part& part = tile.parts[p];
+      const int64_t ray = begin + part.ray;
+      if (part.count == 0) continue;
+      if (a.sums[ray + 1] > a.capacity) break;
+      const EvenLattice lattice = lattice_of<MarchMode::even>(a, load_jittered<float>(a, ray, seed));
+      write_part(a, lattice, part.first, js + ends[p] - part.count, part.count, int32_t(ray), i);
+      i += part.count;
+    }
   }
-  for (int64_t s = 0; s < tile.n_stretches; ++s) {
-    const uint32_t p = tile.parts_lengths[s] & 0xffffu;
-    Cursor& c = cursors[p];
-    const int64_t n = min_of<int64_t>(tile.parts_lengths[s] >> 16, c.end - c.i);
-    if (n <= 0) continue;
-    write_even(a, c.ray, tile.parts[p].first + double(tile.begins[s]), n, c.i);
-    c.i += n;
-  }
+  std::free(js);
   std::free(cursors);
-  return true;
+  return ok;
 }
 
 template <class P>

@@ -24,6 +24,8 @@ struct Lanes {
   alignas(64) int32_t count[padded];         // out: kept steps
 };
 
+constexpr int kFewestIdle = 3;  // lanes that wait before they are given new parts together
+
 struct WalkGrid {
   const uint64_t* bits;
   __m512i ny, nz, last[3], max_count;
@@ -41,21 +43,35 @@ struct StretchLog {
   int64_t size;
 };
 
+FVX_HD void store_counts(const WalkState& s, unsigned which, Lanes& lanes) {
+  alignas(64) int32_t part[16], count[16];
+  _mm512_store_si512(part, s.part);
+  _mm512_store_si512(count, s.count);
+  for (; which; which &= which - 1) {
+    const int lane = __builtin_ctz(which);
+    lanes.count[part[lane]] = count[lane];
+  }
+}
+
+FVX_HD void take(__m512& lane, __mmask16 taken, const float* from) {
+  lane = _mm512_mask_expand_ps(lane, taken, _mm512_loadu_ps(from));
+}
+
 FVX_HD void take_parts(WalkState& s, Lanes& lanes, int& next) {
   while (s.live != 0xffff && next < lanes.size) {
     const unsigned idle = 0xffffu & ~unsigned(s.live);
     const int n = min_of(__builtin_popcount(idle), lanes.size - next);
     const __mmask16 taken = __mmask16(_pdep_u32((1u << n) - 1u, idle));
-    _mm512_mask_i32scatter_epi32(lanes.count, taken, s.part, s.count, 4);
+    store_counts(s, taken, lanes);
     for (int i = 0; i < 3; ++i) {
-      s.a[i] = _mm512_mask_expandloadu_ps(s.a[i], taken, lanes.a[i] + next);
-      s.b[i] = _mm512_mask_expandloadu_ps(s.b[i], taken, lanes.b[i] + next);
-      s.inverse[i] = _mm512_mask_expandloadu_ps(s.inverse[i], taken, lanes.inverse[i] + next);
-      s.shifted[i] = _mm512_mask_expandloadu_ps(s.shifted[i], taken, lanes.shifted[i] + next);
+      take(s.a[i], taken, lanes.a[i] + next);
+      take(s.b[i], taken, lanes.b[i] + next);
+      take(s.inverse[i], taken, lanes.inverse[i] + next);
+      take(s.shifted[i], taken, lanes.shifted[i] + next);
     }
-    s.j = _mm512_mask_expandloadu_ps(s.j, taken, lanes.begin + next);
-    s.end = _mm512_mask_expandloadu_ps(s.end, taken, lanes.end + next);
-    s.offset = _mm512_mask_expandloadu_epi32(s.offset, taken, lanes.level_offset + next);
+    take(s.j, taken, lanes.begin + next);
+    take(s.end, taken, lanes.end + next);
+    s.offset = _mm512_mask_expand_epi32(s.offset, taken, _mm512_loadu_si512(lanes.level_offset + next));
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     s.part = _mm512_mask_expand_epi32(s.part, taken, _mm512_add_epi32(iota, _mm512_set1_epi32(next)));
     s.count = _mm512_mask_mov_epi32(s.count, taken, _mm512_setzero_si512());
@@ -152,7 +168,7 @@ static void walk_lanes(const MarchRays& a, Lanes& lanes, Growing<uint32_t>& begi
   StretchLog log{nullptr, nullptr, 0};
   while (true) {
     for (WalkState& s : two) {
-      if (s.live != 0xffff) take_parts(s, lanes, next);
+      if (__builtin_popcount(s.live) <= 16 - kFewestIdle) take_parts(s, lanes, next);
     }
     if (!(two[0].live | two[1].live)) break;
     if (!begins.reserve(log.size + 32) || !parts_lengths.reserve(log.size + 32)) break;
@@ -162,7 +178,7 @@ static void walk_lanes(const MarchRays& a, Lanes& lanes, Growing<uint32_t>& begi
     walk_once(two[1], grid, log);
   }
   begins.size = parts_lengths.size = log.size;
-  for (const WalkState& s : two) _mm512_i32scatter_epi32(lanes.count, s.part, s.count, 4);
+  for (const WalkState& s : two) store_counts(s, 0xffffu, lanes);
 }
 
 FVX_END_ISA

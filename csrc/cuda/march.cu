@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kThreads) count_kernel(const MarchCount a) {
 
   int64_t count = 0;
   if (ray < a.n_rays) {
-    const MarchRay r = load_ray<P>(a, ray, mixed_seed_of(a));
-    march_ray<P, kMode>(a, r, lattice_of(a, r), [&](double k, double k_end) {
+    const MarchRay r = load_jittered<P>(a, ray, mixed_seed_of(a));
+    march_ray<P, kMode>(a, r, lattice_of<kMode>(a, r), [&](double k, double k_end) {
       const int64_t n = kMode == MarchMode::cells ? 1 : int64_t(k_end - k);
       count = min_of<int64_t>(count + n, a.max_samples);
       return count < a.max_samples;
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kThreads) write_kernel(const MarchWrite a) {
   if (i == last || last > a.capacity) return;
   P* t_starts = static_cast<P*>(a.t_starts);
   P* t_ends = static_cast<P*>(a.t_ends);
-  const MarchRay r = load_ray<P>(a, ray, mixed_seed_of(a));
-  const Lattice lattice = lattice_of(a, r);
+  const MarchRay r = load_jittered<P>(a, ray, mixed_seed_of(a));
+  const auto lattice = lattice_of<kMode>(a, r);
   march_ray<P, kMode>(a, r, lattice, [&](double begin, double end) {
     if constexpr (kMode == MarchMode::cells) {
       t_starts[i] = P(begin);

@@ -37,7 +37,7 @@ struct Interval {
 template <class T>
 FVX_HD Interval<T> slab(T o, T d, T lower, T upper) {
   const T a = (lower - o) / d, b = (upper - o) / d;
-  const bool between = lower <= o && o <= upper;
+  const bool between = (lower <= o) & (o <= upper);
   const T inf = T(HUGE_VAL);
   const T parallel = between ? -inf : inf;
   return {d == T(0) ? parallel : (a < b ? a : b), d == T(0) ? -parallel : (a < b ? b : a)};
@@ -52,8 +52,8 @@ FVX_HD bool is_finite(T x) {
 template <class T>
 FVX_HD bool is_ray(const T* o, const T* d) {
   const bool finite =
-      is_finite(o[0]) && is_finite(o[1]) && is_finite(o[2]) && is_finite(d[0]) && is_finite(d[1]) && is_finite(d[2]);
-  return finite && (d[0] != T(0) || d[1] != T(0) || d[2] != T(0));
+      is_finite(o[0]) & is_finite(o[1]) & is_finite(o[2]) & is_finite(d[0]) & is_finite(d[1]) & is_finite(d[2]);
+  return finite & ((d[0] != T(0)) | (d[1] != T(0)) | (d[2] != T(0)));
 }
 
 template <class T>

@@ -97,18 +97,26 @@ FVX_HD double jitter_of(uint64_t mixed_seed, int64_t ray) {
   return double(int64_t(mix64(mixed_seed + uint64_t(ray) * 0x9E3779B97F4A7C15ull) >> 40)) * 5.9604644775390625e-08;
 }
 
-// t_k for k = 0, 1, ...: t_{k+1} - t_k = clamp(cone t_k, step, max_step). Even up to k1, then geometric, even again
-// from k2 on.
-struct Lattice {
-  double t0, step, cone, k1, t1, log_ratio, k2, t2, max_step;
+// t_k for k = 0, 1, ..., without a cone angle.
+struct EvenLattice {
+  double t0, step;
+
+  FVX_HD double t(double k) const { return t0 + k * step; }
+  FVX_HD double middle(double k) const { return t0 + (k + 0.5) * step; }
+  // The real k with middle(k) = m, up to rounding.
+  FVX_HD double index(double m) const { return (m - t0) / step - 0.5; }
+};
+
+// t_{k+1} - t_k = clamp(cone t_k, step, max_step): even up to k1, then geometric, even again from k2 on.
+struct ConeLattice {
+  double t0, step, cone, max_step, k1, t1, log_ratio, k2, t2;
 
   FVX_HD double t(double k) const {
     if (k <= k1) return t0 + k * step;
     if (k <= k2) return t1 * ::exp2((k - k1) * log_ratio);
     return t2 + (k - k2) * max_step;
   }
-  FVX_HD double middle(double k) const { return cone > 0.0 ? 0.5 * (t(k) + t(k + 1.0)) : t0 + (k + 0.5) * step; }
-  // The real k with middle(k) = m, up to rounding.
+  FVX_HD double middle(double k) const { return 0.5 * (t(k) + t(k + 1.0)); }
   FVX_HD double index(double m) const {
     const double k = (m - t0) / step - 0.5;
     if (!(k >= k1)) return k;
@@ -117,31 +125,28 @@ struct Lattice {
     if (!(g >= k2)) return g;
     return max_of(k2, k2 + (m - t2) / max_step - 0.5);
   }
-  // The smallest k >= 0 with middle(k) >= m.
-  FVX_HD double first_at(double m) const {
-    double k = ::ceil(index(m));
-    k = k > 0.0 ? k : 0.0;
-    if (!(k < lattice_end)) return lattice_end;
-    if (k > 0.0 && middle(k - 1.0) >= m) return k - 1.0;
-    return middle(k) < m ? k + 1.0 : k;
-  }
 };
 
-FVX_HD Lattice make_lattice(double t0, double step, double cone, double max_step) {
-  const double inf = HUGE_VAL;
-  Lattice s{t0, step, cone, inf, 0.0, 0.0, inf, 0.0, max_step};
-  if (cone > 0.0) {
-    const double k1 = ::ceil((step / cone - t0) / step);
-    s.k1 = k1 > 0.0 ? k1 : 0.0;
-    s.t1 = t0 + s.k1 * step;
-    s.log_ratio = ::log2(1.0 + cone);
-    if (is_finite(max_step)) {
-      const double n = ::ceil(::log2(max_step / cone / s.t1) / s.log_ratio);
-      s.k2 = s.k1 + (n > 0.0 ? n : 0.0);
-      s.t2 = s.t1 * ::exp2((s.k2 - s.k1) * s.log_ratio);
-    }
+FVX_HD ConeLattice make_cone_lattice(double t0, double step, double cone, double max_step) {
+  ConeLattice s{t0, step, cone, max_step, 0.0, 0.0, ::log2(1.0 + cone), HUGE_VAL, 0.0};
+  const double k1 = ::ceil((step / cone - t0) / step);
+  s.k1 = k1 > 0.0 ? k1 : 0.0;
+  s.t1 = t0 + s.k1 * step;
+  if (is_finite(max_step)) {
+    const double n = ::ceil(::log2(max_step / cone / s.t1) / s.log_ratio);
+    s.k2 = s.k1 + (n > 0.0 ? n : 0.0);
+    s.t2 = s.t1 * ::exp2((s.k2 - s.k1) * s.log_ratio);
   }
   return s;
+}
+
+// The smallest k >= 0 with middle(k) >= m. Without branches, for loops over rays.
+template <class Lattice>
+FVX_HD double first_at(const Lattice& lattice, double m) {
+  const double k = max_of(0.0, ::ceil(lattice.index(m)));
+  const double below = k > 0.0 && lattice.middle(k - 1.0) >= m ? k - 1.0 : k;
+  const double right = lattice.middle(k) < m ? k + 1.0 : below;
+  return k < lattice_end ? right : lattice_end;
 }
 
 struct MarchRay {
@@ -150,15 +155,21 @@ struct MarchRay {
 };
 
 template <class P>
-FVX_HD MarchRay load_ray(const MarchRays& a, int64_t ray, uint64_t mixed_seed) {
+FVX_HD MarchRay load_ray(const MarchRays& a, int64_t ray) {
   const P* o = static_cast<const P*>(a.rays_o) + 3 * ray;
   const P* d = static_cast<const P*>(a.rays_d) + 3 * ray;
   MarchRay r{
       {double(o[0]), double(o[1]), double(o[2])}, {double(d[0]), double(d[1]), double(d[2])}, a.near, a.far, 0, 0};
   if (a.nears) r.near = double(static_cast<const P*>(a.nears)[ray]);
   if (a.fars) r.far = double(static_cast<const P*>(a.fars)[ray]);
+  r.valid = is_ray(r.o, r.d) & is_finite(r.near) & (r.far > r.near);
+  return r;
+}
+
+template <class P>
+FVX_HD MarchRay load_jittered(const MarchRays& a, int64_t ray, uint64_t mixed_seed) {
+  MarchRay r = load_ray<P>(a, ray);
   if (a.jitter) r.jitter = jitter_of(mixed_seed, ray);
-  r.valid = is_ray(r.o, r.d) && is_finite(r.near) && r.far > r.near;
   return r;
 }
 
@@ -166,11 +177,21 @@ FVX_HD uint64_t mixed_seed_of(const MarchRays& a) {
   return a.jitter ? mix64(uint64_t(a.seed_tensor ? *a.seed_tensor : a.seed)) : 0;
 }
 
-// The jitter moves the whole lattice by a part of its first step.
-FVX_HD Lattice lattice_of(const MarchRays& a, const MarchRay& r) {
-  const double wide = a.cone_angle * r.near;
-  const double first = wide > a.step ? (wide < a.max_step ? wide : a.max_step) : a.step;
-  return make_lattice(r.near + r.jitter * first, a.step, a.cone_angle, a.max_step);
+enum class MarchMode { even, cone, cells };
+
+FVX_HD MarchMode mode_of(const MarchRays& a) {
+  return a.step > 0.0 ? (a.cone_angle > 0.0 ? MarchMode::cone : MarchMode::even) : MarchMode::cells;
+}
+
+// The jitter moves the whole lattice by a part of its first step. (There is none of cells.)
+template <MarchMode kMode>
+FVX_HD auto lattice_of(const MarchRays& a, const MarchRay& r) {
+  if constexpr (kMode == MarchMode::cone) {
+    const double first = min_of(max_of(a.cone_angle * r.near, a.step), a.max_step);
+    return make_cone_lattice(r.near + r.jitter * first, a.step, a.cone_angle, a.max_step);
+  } else {
+    return EvenLattice{r.near + r.jitter * a.step, a.step};
+  }
 }
 
 // Where the ray is in the box of a level; empty unless lo < hi.
@@ -179,38 +200,48 @@ FVX_HD Interval<double> inside(const MarchRays& a, const MarchRay& r, int level)
   const P* box = static_cast<const P*>(a.aabbs) + 6 * level;
   const double wide[6] = {double(box[0]), double(box[1]), double(box[2]),
                           double(box[3]), double(box[4]), double(box[5])};
-  if (!(r.valid && wide[0] < wide[3] && wide[1] < wide[4] && wide[2] < wide[5])) return {0.0, 0.0};
+  const bool ok = r.valid & (wide[0] < wide[3]) & (wide[1] < wide[4]) & (wide[2] < wide[5]);
   const Interval<double> t = intersect_box(r.o, r.d, wide);
-  return {max_of(t.lo, r.near), min_of(t.hi, r.far)};
+  return {ok ? max_of(t.lo, r.near) : 0.0, ok ? min_of(t.hi, r.far) : 0.0};
 }
 
-// A stretch of the ray in one level: its position in units of cells is a + b u, where u is the parameter of the walk.
+// One axis of a stretch of the ray in one level: the position in units of cells is a + b u, where u is the parameter of
+// the walk. The plane p is reached no earlier than u = (p - shifted) inverse.
 template <class T>
-struct CellLine {
-  T a[3], b[3];
-  T inverse[3], shifted[3];  // the plane p is reached no earlier than u = (p - shifted) inverse
+struct AxisLine {
+  T a, b, inverse, shifted;
 };
 
 // `slack` is above the rounding of a + b u and of the plane's u together.
 template <class T>
-FVX_HD void set_axis(CellLine<T>& s, int i, T a, T b, T slack) {
-  const bool moves = b > T(1e-30) || b < T(-1e-30);
-  s.a[i] = a;
-  s.b[i] = moves ? b : T(0);
-  s.inverse[i] = moves ? T(1) / b : T(1);
-  s.shifted[i] = moves ? (b > T(0) ? a + slack : a - slack) : T(-HUGE_VAL);
+FVX_HD AxisLine<T> make_axis(T a, T b, T slack) {
+  const T size = b < T(0) ? -b : b;
+  const bool moves = size > T(1e-30);
+  const T shifted = a + (b > T(0) ? slack : -slack);
+  const T inverse = T(1) / b;
+  return {a, moves ? b : T(0), moves ? inverse : T(1), moves ? shifted : T(-HUGE_VAL)};
 }
 
-// u counts steps from step k on: as few digits as possible are spent on where the ray comes from.
+// u counts steps from the one whose middle is m: as few digits as possible are spent on where the ray comes from.
+template <class T>
+FVX_HD AxisLine<T> even_axis(double o, double d, double lower, double upper, double res, double m, double step) {
+  const double scale = res / (upper - lower);
+  const T slack = T(res) * (sizeof(T) == 4 ? T(4.76837158203125e-07) : T(8.881784197001252e-16));
+  return make_axis(T(((o - lower) + d * m) * scale), T((d * scale) * step), slack);
+}
+
+template <class T>
+struct CellLine {
+  AxisLine<T> axis[3];
+};
+
 template <class T, class P>
-FVX_HD CellLine<T> even_line(const MarchRays& a, const MarchRay& r, const Lattice& lattice, int level, double k) {
+FVX_HD CellLine<T> even_line(const MarchRays& a, const MarchRay& r, const EvenLattice& lattice, int level, double k) {
   const P* box = static_cast<const P*>(a.aabbs) + 6 * level;
   const double m = lattice.middle(k);
   CellLine<T> s;
   for (int i = 0; i < 3; ++i) {
-    const double scale = double(a.res[i]) / (double(box[3 + i]) - double(box[i]));
-    const T slack = T(a.res[i]) * (sizeof(T) == 4 ? T(4.76837158203125e-07) : T(8.881784197001252e-16));
-    set_axis(s, i, T(((r.o[i] - double(box[i])) + r.d[i] * m) * scale), T((r.d[i] * scale) * lattice.step), slack);
+    s.axis[i] = even_axis<T>(r.o[i], r.d[i], double(box[i]), double(box[3 + i]), double(a.res[i]), m, lattice.step);
   }
   return s;
 }
@@ -224,7 +255,7 @@ FVX_HD CellLine<double> line_of(const MarchRays& a, const MarchRay& r, int level
     const double scale = double(a.res[i]) / (double(box[3 + i]) - double(box[i]));
     const double start = (r.o[i] - double(box[i])) * scale;
     const double slack = (double(a.res[i]) + (start < 0 ? -start : start)) * 3.552713678800501e-15;
-    set_axis(s, i, start, r.d[i] * scale, slack);
+    s.axis[i] = make_axis(start, r.d[i] * scale, slack);
   }
   return s;
 }
@@ -241,7 +272,7 @@ struct EvenSteps {  // u = k - the line's first k
 };
 
 struct ConeSteps {  // u = t
-  const Lattice& lattice;
+  const ConeLattice& lattice;
   FVX_HD double at(double k) const { return lattice.middle(k); }
   FVX_HD double not_before(double t) const { return ::ceil(lattice.index(t) * (1.0 - 1e-12) - 1e-9); }
 };
@@ -267,14 +298,14 @@ FVX_HD bool walk(const CellLine<T>& s, const Steps& steps, const uint64_t* bits,
   const int ny = int(bricks_of(res[1])), nz = int(bricks_of(res[2]));
   while (k < end) {
     const T u = steps.at(k);
-    const int x = clamp_cell(int(s.a[0] + s.b[0] * u), int(res[0]));
-    const int y = clamp_cell(int(s.a[1] + s.b[1] * u), int(res[1]));
-    const int z = clamp_cell(int(s.a[2] + s.b[2] * u), int(res[2]));
+    const int x = clamp_cell(int(s.axis[0].a + s.axis[0].b * u), int(res[0]));
+    const int y = clamp_cell(int(s.axis[1].a + s.axis[1].b * u), int(res[1]));
+    const int z = clamp_cell(int(s.axis[2].a + s.axis[2].b * u), int(res[2]));
     const uint64_t word = bits[(int64_t(x >> 2) * ny + (y >> 2)) * nz + (z >> 2)];
     const int bit = brick_bit(x, y, z), mask = uniform_mask(word, bit);
-    const T ux = (exit_plane(x, mask, s.b[0]) - s.shifted[0]) * s.inverse[0];
-    const T uy = (exit_plane(y, mask, s.b[1]) - s.shifted[1]) * s.inverse[1];
-    const T uz = (exit_plane(z, mask, s.b[2]) - s.shifted[2]) * s.inverse[2];
+    const T ux = (exit_plane(x, mask, s.axis[0].b) - s.axis[0].shifted) * s.axis[0].inverse;
+    const T uy = (exit_plane(y, mask, s.axis[1].b) - s.axis[1].shifted) * s.axis[1].inverse;
+    const T uz = (exit_plane(z, mask, s.axis[2].b) - s.axis[2].shifted) * s.axis[2].inverse;
     T next = steps.not_before(min_of(ux, min_of(uy, uz)));
     next = min_of(max_of(next, k + T(1)), end);
     if (((word >> bit) & 1) && !keep(k, next)) return false;
@@ -289,7 +320,7 @@ struct Steps {
 
 // The parts of a ray that lie in one level each, in order: calls visit(level, first k in the level, part) until it
 // returns false. Where boxes overlap the first level counts.
-template <class P, class Visit>
+template <class P, class Lattice, class Visit>
 FVX_HD void for_each_part(const MarchRays& a, const MarchRay& r, const Lattice& lattice, const Visit& visit) {
   Steps level_steps[march_max_levels];
   double k = HUGE_VAL;
@@ -297,7 +328,7 @@ FVX_HD void for_each_part(const MarchRays& a, const MarchRay& r, const Lattice& 
     const Interval<double> t = inside<P>(a, r, l);
     level_steps[l] = {0.0, 0.0};
     if (!(t.lo < t.hi)) continue;
-    level_steps[l] = {lattice.first_at(t.lo), lattice.first_at(t.hi)};
+    level_steps[l] = {first_at(lattice, t.lo), first_at(lattice, t.hi)};
     if (level_steps[l].begin < level_steps[l].end) k = min_of(k, level_steps[l].begin);
   }
   while (k < HUGE_VAL) {
@@ -321,12 +352,12 @@ FVX_HD void for_each_part(const MarchRays& a, const MarchRay& r, const Lattice& 
 // Longest part that floats count exactly with room to spare; longer ones are walked in double precision.
 constexpr double float_steps = 4194304.0;  // 2^22
 
-template <class P, bool kCone, class Keep>
+template <class P, class Lattice, class Keep>
 FVX_HD void march_steps(const MarchRays& a, const MarchRay& r, const Lattice& lattice, const Keep& keep) {
   const int64_t words = brick_words(a.res);
   for_each_part<P>(a, r, lattice, [&](int level, double first, Steps part) {
     const uint64_t* bits = a.bits + level * words;
-    if constexpr (kCone) {
+    if constexpr (sizeof(Lattice) == sizeof(ConeLattice)) {
       return walk(line_of<P>(a, r, level), ConeSteps{lattice}, bits, a.res, part.begin, part.end, keep);
     } else {
       const double begin = part.begin - first, end = part.end - first;
@@ -350,11 +381,11 @@ FVX_HD bool cells_in_level(const MarchRays& a, const MarchRay& r, int level, dou
   int cell[3] = {0, 0, 0};
   double exit[3] = {0, 0, 0};
   const auto exit_at = [&](int i) {
-    if (s.b[i] == 0.0) return double(HUGE_VAL);
-    return (exit_plane(cell[i], 0, s.b[i]) - s.a[i]) * s.inverse[i];
+    if (s.axis[i].b == 0.0) return double(HUGE_VAL);
+    return (exit_plane(cell[i], 0, s.axis[i].b) - s.axis[i].a) * s.axis[i].inverse;
   };
   for (int i = 0; i < 3; ++i) {
-    cell[i] = clamp_cell(int(s.a[i] + s.b[i] * t), int(a.res[i]));
+    cell[i] = clamp_cell(int(s.axis[i].a + s.axis[i].b * t), int(a.res[i]));
     exit[i] = exit_at(i);
   }
   while (t < t_end) {
@@ -366,7 +397,7 @@ FVX_HD bool cells_in_level(const MarchRays& a, const MarchRay& r, int level, dou
     }
     for (int i = 0; i < 3; ++i) {
       if (exit[i] > t_exit) continue;
-      cell[i] += s.b[i] > 0.0 ? 1 : -1;
+      cell[i] += s.axis[i].b > 0.0 ? 1 : -1;
       if (cell[i] < 0 || cell[i] >= a.res[i]) return true;
       exit[i] = exit_at(i);
     }
@@ -396,20 +427,14 @@ FVX_HD void march_cells(const MarchRays& a, const MarchRay& r, const Keep& keep)
   }
 }
 
-enum class MarchMode { even, cone, cells };
-
-FVX_HD MarchMode mode_of(const MarchRays& a) {
-  return a.step > 0.0 ? (a.cone_angle > 0.0 ? MarchMode::cone : MarchMode::even) : MarchMode::cells;
-}
-
 // Calls keep(begin, end) in order until it returns false: for stretches of kept steps [k, k'), or, of `cells`, for
 // every sample [t_in, t_out).
-template <class P, MarchMode kMode, class Keep>
+template <class P, MarchMode kMode, class Lattice, class Keep>
 FVX_HD void march_ray(const MarchRays& a, const MarchRay& r, const Lattice& lattice, const Keep& keep) {
   if constexpr (kMode == MarchMode::cells) {
     march_cells<P>(a, r, keep);
   } else {
-    march_steps<P, kMode == MarchMode::cone>(a, r, lattice, keep);
+    march_steps<P>(a, r, lattice, keep);
   }
 }
 
