@@ -176,8 +176,8 @@ bool fill_lanes(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, L
   return fits;
 }
 
-bool count_tile_avx512(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, int64_t* counts,
-                       MarchTile& tile) {
+bool count_tile_avx512(const MarchRays& a, const SkipWords& skip, int64_t begin, int64_t end, uint64_t seed,
+                       int64_t* counts, MarchTile& tile) {
   Lanes lanes;
   MarchTile::Part parts[Lanes::capacity];
   const auto fill = a.levels == 1 ? fill_lanes_of_one_level : fill_lanes;
@@ -186,7 +186,7 @@ bool count_tile_avx512(const MarchRays& a, int64_t begin, int64_t end, uint64_t 
   Growing<uint32_t> begins, parts_lengths;
   begins.reserve(4096);
   parts_lengths.reserve(4096);
-  walk_lanes(a, lanes, begins, parts_lengths);
+  walk_lanes(a, skip, lanes, begins, parts_lengths);
   for (int64_t i = 0; i < end - begin; ++i) counts[i] = 0;
   for (int i = 0; i < lanes.size; ++i) {
     int64_t& of_ray = counts[parts[i].ray];
@@ -203,15 +203,6 @@ bool count_tile_avx512(const MarchRays& a, int64_t begin, int64_t end, uint64_t 
 }
 
 #endif
-
-template <class P, MarchMode kMode>
-bool count_any_tile(const MarchRays& a, int64_t begin, int64_t end, uint64_t seed, int64_t* counts, MarchTile& tile) {
-#if defined(__AVX512F__)
-  const bool fits = a.levels * brick_words(a.res) < (int64_t(1) << 31);
-  if (sizeof(P) == 4 && kMode == MarchMode::even && fits) return count_tile_avx512(a, begin, end, seed, counts, tile);
-#endif
-  return count_tile<P, kMode>(a, begin, end, seed, counts, tile);
-}
 
 // Samples of one part, whose steps are first + js[0], first + js[1], ...
 void write_part(const MarchWrite& a, const EvenLattice& lattice, double first, const float* js, int64_t n, int32_t ray,
@@ -317,13 +308,28 @@ void march_count(const MarchCount& a) {
   log->n_tiles = n_tiles;
   const uint64_t seed = mixed_seed_of(a);
   bool ok = true;
-  FVX_DISPATCH_MARCH(a, P, kMode, {
+  const auto for_each_tile = [&](const auto& count) {
     parallel_for(a.threads, a.n_rays, kTileRays, [&](int64_t begin, int64_t end) {
-      if (!count_any_tile<P, kMode>(a, begin, end, seed, a.offsets + 1 + begin, log->tiles[begin / kTileRays])) {
-        ok = false;
-      }
+      if (!count(begin, end, a.offsets + 1 + begin, log->tiles[begin / kTileRays])) ok = false;
     });
-  });
+  };
+#if defined(__AVX512F__)
+  if (a.dtype == DType::f32 && mode_of(a) == MarchMode::even && a.levels * brick_words(a.res) < INT32_MAX) {
+    Growing<uint64_t> buffer;
+    const SkipWords skip = make_skip_words(a, buffer);
+    for_each_tile([&](int64_t begin, int64_t end, int64_t* counts, MarchTile& tile) {
+      return count_tile_avx512(a, skip, begin, end, seed, counts, tile);
+    });
+    std::free(buffer.data);
+  } else
+#endif
+  {
+    FVX_DISPATCH_MARCH(a, P, kMode, {
+      for_each_tile([&](int64_t begin, int64_t end, int64_t* counts, MarchTile& tile) {
+        return count_tile<P, kMode>(a, begin, end, seed, counts, tile);
+      });
+    });
+  }
   if (!ok) out_of_memory();
   a.offsets[0] = 0;
   for (int64_t ray = 0; ray < a.n_rays; ++ray) a.offsets[ray + 1] += a.offsets[ray];

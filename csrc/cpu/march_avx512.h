@@ -3,6 +3,7 @@
 #pragma once
 
 #include "march_log.h"
+#include "march_skip.h"
 
 #if defined(__AVX512F__)
 // gcc 12 takes the deliberately undefined operands inside its own intrinsics for mistakes (its bug 105593).
@@ -27,8 +28,8 @@ struct Lanes {
 constexpr int kFewestIdle = 3;  // lanes that wait before they are given new parts together
 
 struct WalkGrid {
-  const uint64_t* bits;
-  __m512i ny, nz, last[3], max_count;
+  const uint64_t* words;
+  __m512i magic, most, ny, nz, last[3], max_count;
 };
 
 struct WalkState {
@@ -94,10 +95,11 @@ FVX_HD __m512i load_words(const uint64_t* bits, __m256i index) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 }
 
-FVX_HD __m512 exits(__m512i cell, __m512i mask, __m512 b, __m512 shifted, __m512 inverse) {
+// `reach` is 4 for each empty brick beyond the cell's own.
+FVX_HD __m512 exits(__m512i cell, __m512i mask, __m512i reach, __m512 b, __m512 shifted, __m512 inverse) {
   const __mmask16 down = _mm512_movepi32_mask(_mm512_castps_si512(b));
-  const __m512i up = _mm512_add_epi32(_mm512_or_si512(cell, mask), _mm512_set1_epi32(1));
-  const __m512i plane = _mm512_mask_andnot_epi32(up, down, mask, cell);
+  const __m512i up = _mm512_add_epi32(_mm512_or_si512(cell, mask), _mm512_add_epi32(reach, _mm512_set1_epi32(1)));
+  const __m512i plane = _mm512_mask_sub_epi32(up, down, _mm512_andnot_si512(mask, cell), reach);
   return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(plane), shifted), inverse);
 }
 
@@ -112,37 +114,41 @@ FVX_HD void walk_once(WalkState& s, const WalkGrid& g, StretchLog& log) {
       _mm512_add_epi32(_mm512_mullo_epi32(_mm512_srli_epi32(cell[0], 2), g.ny), _mm512_srli_epi32(cell[1], 2));
   index = _mm512_add_epi32(_mm512_mullo_epi32(index, g.nz), _mm512_srli_epi32(cell[2], 2));
   index = _mm512_add_epi32(index, s.offset);
-  const __m512i low = load_words(g.bits, _mm512_castsi512_si256(index));
-  const __m512i high = load_words(g.bits, _mm512_extracti64x4_epi64(index, 1));
-  const __m512i bit = _mm512_or_si512(
-      _mm512_slli_epi32(_mm512_and_si512(cell[0], three), 4),
+  const __m512i first = load_words(g.words, _mm512_castsi512_si256(index));
+  const __m512i second = load_words(g.words, _mm512_extracti64x4_epi64(index, 1));
+  const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i low = _mm512_permutex2var_epi32(first, evens, second);
+  const __m512i high = _mm512_permutex2var_epi32(first, _mm512_or_si512(evens, one), second);
+
+  // uniform_mask(): whole bricks, then blocks of 2 x 2 x 2, whose bits come to lie in 0x330033 of half a word.
+  const __m512i ones = _mm512_set1_epi32(-1), block_bits = _mm512_set1_epi32(0x330033);
+  const __mmask16 is_empty = _mm512_mask_cmple_epu32_mask(_mm512_cmpeq_epi32_mask(low, g.magic), high, g.most);
+  const __mmask16 is_brick = _mm512_cmpeq_epi32_mask(_mm512_and_si512(low, high), ones) | is_empty;
+  const __mmask16 in_high = _mm512_test_epi32_mask(cell[0], _mm512_set1_epi32(2));
+  const __m512i half = _mm512_mask_mov_epi32(low, in_high, high);
+  // Bits 4, 2 and 0 of `at` are the lowest bits of x, y and z, bits 3 and 1 the next of y and z.
+  const __m512i at = _mm512_or_si512(
+      _mm512_slli_epi32(_mm512_and_si512(cell[0], one), 4),
       _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(cell[1], three), 2), _mm512_and_si512(cell[2], three)));
-
-  // uniform_mask(): whole bricks, then blocks of 2 x 2 x 2, whose bits come to lie in 0x330033.
-  const __m512i ones = _mm512_set1_epi64(-1), block_bits = _mm512_set1_epi32(0x330033);
-  const __mmask8 low_brick = _mm512_testn_epi64_mask(low, low) | _mm512_cmpeq_epi64_mask(low, ones);
-  const __mmask8 high_brick = _mm512_testn_epi64_mask(high, high) | _mm512_cmpeq_epi64_mask(high, ones);
-  const __mmask16 is_brick = _mm512_kunpackb(high_brick, low_brick);
-  const __m512i shift = _mm512_and_si512(bit, _mm512_set1_epi32(42));
-  const __m512i low_shift = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(shift));
-  const __m512i high_shift = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(shift, 1));
-  const __m256i low_block = _mm512_cvtepi64_epi32(_mm512_srlv_epi64(low, low_shift));
-  const __m256i high_block = _mm512_cvtepi64_epi32(_mm512_srlv_epi64(high, high_shift));
-  const __m512i blocks = _mm512_inserti64x4(_mm512_castsi256_si512(low_block), high_block, 1);
-  const __m512i block = _mm512_and_si512(blocks, block_bits);
+  const __m512i shift = _mm512_and_si512(at, _mm512_set1_epi32(10));
+  const __m512i block = _mm512_and_si512(_mm512_srlv_epi32(half, shift), block_bits);
   const __mmask16 is_block = _mm512_testn_epi32_mask(block, block) | _mm512_cmpeq_epi32_mask(block, block_bits);
-  const __m512i bit_in_block = _mm512_and_si512(bit, _mm512_set1_epi32(21));
-  const __mmask16 kept = _mm512_mask_test_epi32_mask(s.live, _mm512_srlv_epi32(block, bit_in_block), one);
+  const __m512i bit_in_block = _mm512_and_si512(at, _mm512_set1_epi32(21));
+  const __mmask16 candidates = s.live & __mmask16(~is_empty);
+  const __mmask16 kept = _mm512_mask_test_epi32_mask(candidates, _mm512_srlv_epi32(block, bit_in_block), one);
   const __m512i mask = _mm512_mask_mov_epi32(_mm512_maskz_mov_epi32(is_block, one), is_brick, three);
+  const __m512i reach = _mm512_maskz_slli_epi32(is_empty, high, 2);
 
-  __m512 next = _mm512_min_ps(exits(cell[0], mask, s.b[0], s.shifted[0], s.inverse[0]),
-                              exits(cell[1], mask, s.b[1], s.shifted[1], s.inverse[1]));
-  next = _mm512_min_ps(next, exits(cell[2], mask, s.b[2], s.shifted[2], s.inverse[2]));
+  __m512 next = _mm512_min_ps(exits(cell[0], mask, reach, s.b[0], s.shifted[0], s.inverse[0]),
+                              exits(cell[1], mask, reach, s.b[1], s.shifted[1], s.inverse[1]));
+  next = _mm512_min_ps(next, exits(cell[2], mask, reach, s.b[2], s.shifted[2], s.inverse[2]));
   next = _mm512_roundscale_ps(next, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
   next = _mm512_max_ps(next, _mm512_add_ps(s.j, _mm512_set1_ps(1.0f)));
-  const __m512 longest = _mm512_add_ps(s.j, _mm512_set1_ps(65535.0f));  // what fits the log's 16 bits
-  next = _mm512_min_ps(_mm512_min_ps(next, s.end), longest);
+  next = _mm512_min_ps(next, s.end);
 
+  // What is kept must fit the log's 16 bits; a stretch that is cut goes on in the next round.
+  const __m512 longest = _mm512_add_ps(s.j, _mm512_set1_ps(65535.0f));
+  next = _mm512_mask_min_ps(next, kept, next, longest);
   const __m512i length = _mm512_cvttps_epi32(_mm512_sub_ps(next, s.j));
   const __m512i part_length = _mm512_or_si512(_mm512_slli_epi32(length, 16), s.part);
   _mm512_storeu_si512(log.begins + log.size, _mm512_maskz_compress_epi32(kept, _mm512_cvttps_epi32(s.j)));
@@ -154,9 +160,12 @@ FVX_HD void walk_once(WalkState& s, const WalkGrid& g, StretchLog& log) {
   s.live = _mm512_mask_cmplt_epi32_mask(s.live, s.count, g.max_count);
 }
 
-static void walk_lanes(const MarchRays& a, Lanes& lanes, Growing<uint32_t>& begins, Growing<uint32_t>& parts_lengths) {
+static void walk_lanes(const MarchRays& a, const SkipWords& skip, Lanes& lanes, Growing<uint32_t>& begins,
+                       Growing<uint32_t>& parts_lengths) {
   const auto all = [](int64_t x) { return _mm512_set1_epi32(int(x)); };
-  const WalkGrid grid{a.bits,
+  const WalkGrid grid{skip.words,
+                      all(skip.magic),
+                      all(skip.most),
                       all(bricks_of(a.res[1])),
                       all(bricks_of(a.res[2])),
                       {all(a.res[0] - 1), all(a.res[1] - 1), all(a.res[2] - 1)},
