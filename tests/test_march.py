@@ -204,6 +204,16 @@ def test_an_empty_grid_is_crossed_at_once_whatever_the_step(isa):
     assert samples.t_starts.shape == (0,) and not samples.offsets.any()
 
 
+@pytest.mark.parametrize("high", [0, 3, 7, 8, 2**31 - 1])
+def test_no_pattern_of_cells_is_mistaken_for_another(isa, high):
+    """Oracle: the reference. The vector walk marks empty bricks with 0x5bd1e995 in a copy; here a brick has it too."""
+    scene = Scene(cells=torch.zeros(1, 32, 32, 32, dtype=torch.bool), n=2000)
+    scene.bits[0, 100:400:3] = (high << 32) | 0x5BD1E995
+    samples = scene.run()
+    assert samples.t_starts.shape[0] > 1000
+    assert_same(samples, scene.reference())
+
+
 def test_a_full_grid_has_every_step(isa):
     cells = torch.ones(1, 9, 9, 9, dtype=torch.bool)
     o, d = torch.tensor([[-2.0, 0.013, 0.021]]), torch.tensor([[1.0, 0, 0]])
