@@ -242,14 +242,6 @@ int make_shares(const HashGrid& a, Share* shares) {
   return count;
 }
 
-// Every other corner: its neighbour along the first axis mostly shares its cache line.
-template <class A>
-void prefetch_entries(const A* g_table, int features, int corners, const GridBlock<A>& b) {
-  for (int c = 0; c < corners; c += 2) {
-    for (int i = 0; i < b.n; ++i) __builtin_prefetch(g_table + int64_t(b.index[c][i]) * features, 1, 3);
-  }
-}
-
 // False if there is no memory for the sums of a 16-bit table.
 template <class T>
 bool sum_share(const HashGridBwdTable& a, const Share& share, const ByDimension<acc_t<T>>& dimension,
@@ -265,21 +257,14 @@ bool sum_share(const HashGridBwdTable& a, const Share& share, const ByDimension<
   if (!sums) return false;
   __builtin_memset(sums, 0, size_t(n) * sizeof(A));
 
-  // The entries of the next block are on their way while this one is summed.
-  const bool prefetch = whole && n * int64_t(sizeof(A)) > (1 << 19);
-  GridBlock<A> blocks[2];
-  const auto prepare = [&](int64_t first, GridBlock<A>& b) {
-    dimension.locate(a, level, axes.at(first), int(min_of<int64_t>(kBlock, a.n_points - first)), true, b);
-    if (prefetch) prefetch_entries(sums, a.features, corners, b);
-  };
-  if (a.n_points > 0) prepare(0, blocks[0]);
-  for (int64_t first = 0, k = 0; first < a.n_points; first += kBlock, ++k) {
-    if (first + kBlock < a.n_points) prepare(first + kBlock, blocks[(k + 1) & 1]);
-    GridBlock<A>& b = blocks[k & 1];
+  // No prefetch: the processor runs ahead over enough points by itself, and without it the loop is a quarter faster.
+  GridBlock<A> block;
+  for_each_block(0, a.n_points, block, [&](int64_t first, int n_points, GridBlock<A>& b) {
+    dimension.locate(a, level, axes.at(first), n_points, true, b);
     features.load_rows(rows + first * stride, stride, b);
     silence_dead_points(corners, a.features, b);
     features.scatter(sums, share.lo, share.hi, whole, corners, b);
-  }
+  });
   if (sizeof(T) == sizeof(A)) return true;
   FVX_SIMD
   for (int64_t i = 0; i < n; ++i) result[i] = from_acc<T>(sums[i]);

@@ -259,11 +259,11 @@ inline __m256 load_pairs(const float* table, const uint32_t* index) {
   return _mm256_castpd_ps(_mm256_insertf128_pd(_mm256_castpd128_pd256(a), b, 1));
 }
 inline __m128i load_halves(const void* table, const uint32_t* index) {
-  const int* entries = static_cast<const int*>(table);
-  __m128i v = _mm_cvtsi32_si128(entries[index[0]]);
-  v = _mm_insert_epi32(v, entries[index[1]], 1);
-  v = _mm_insert_epi32(v, entries[index[2]], 2);
-  return _mm_insert_epi32(v, entries[index[3]], 3);
+  int pairs[4];
+  for (int k = 0; k < 4; ++k) {
+    __builtin_memcpy(pairs + k, static_cast<const char*>(table) + size_t(index[k]) * 4, 4);  // any alignment
+  }
+  return _mm_setr_epi32(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 inline __m256 load_pairs(const f16* table, const uint32_t* index) { return _mm256_cvtph_ps(load_halves(table, index)); }
 inline __m256 load_pairs(const bf16* table, const uint32_t* index) {
@@ -346,18 +346,35 @@ void dot(const void* level_table, int corners, GridBlock<acc_t<T>>& b) {
   }
 }
 
+// One row of features in a register, where a pair fits into half of one.
 template <class A, int F>
-FVX_HD void add_to_entry(A* entry, A w, const A* g) {
-#if defined(__SSE2__)
-  if constexpr (F == 2 && sizeof(A) == 4) {
-    const __m128 old = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(entry)));
-    const __m128 row = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(g)));
-    const __m128 sum = _mm_add_ps(old, _mm_mul_ps(row, _mm_set1_ps(w)));
-    _mm_store_sd(reinterpret_cast<double*>(entry), _mm_castps_pd(sum));
-    return;
+struct Row {
+  A f[F];
+  FVX_HD explicit Row(const A* from) { __builtin_memcpy(f, from, sizeof(f)); }
+  FVX_HD void add_to(A* entry, A w) const {
+    for (int k = 0; k < F; ++k) entry[k] += w * f[k];
   }
+};
+#if defined(__SSE2__)
+template <>
+struct Row<float, 2> {
+  __m128 f;
+  FVX_HD explicit Row(const float* from) : f(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(from)))) {}
+  FVX_HD void add_to(float* entry, float w) const {
+    double* place = reinterpret_cast<double*>(entry);
+    const __m128 sum = _mm_add_ps(_mm_castpd_ps(_mm_load_sd(place)), _mm_mul_ps(f, _mm_set1_ps(w)));
+    _mm_store_sd(place, _mm_castps_pd(sum));
+  }
+};
 #endif
-  for (int f = 0; f < F; ++f) entry[f] += w * g[f];
+
+template <class A, int F, int kCorners>
+void scatter_whole(A* g_table, const GridBlock<A>& b) {
+  for (int i = 0; i < b.n; ++i) {
+    const Row<A, F> row(b.rows + i * F);
+    FVX_UNROLL_ALL
+    for (int c = 0; c < kCorners; ++c) row.add_to(g_table + size_t(b.index[c][i]) * F, b.weight[c][i]);
+  }
 }
 
 // g_table[index_c] += weight_c rows, points in order, corners in order: the result does not depend on how the entries
@@ -365,12 +382,18 @@ FVX_HD void add_to_entry(A* entry, A w, const A* g) {
 template <class A, int F>
 void scatter(A* g_table, uint32_t lo, uint32_t hi, bool whole, int corners, const GridBlock<A>& b) {
   if (whole) {
-    for (int i = 0; i < b.n; ++i) {
-      for (int c = 0; c < corners; ++c) {
-        add_to_entry<A, F>(g_table + int64_t(b.index[c][i]) * F, b.weight[c][i], b.rows + i * F);
-      }
+    switch (corners) {
+      case 1:
+        return scatter_whole<A, F, 1>(g_table, b);
+      case 2:
+        return scatter_whole<A, F, 2>(g_table, b);
+      case 4:
+        return scatter_whole<A, F, 4>(g_table, b);
+      case 8:
+        return scatter_whole<A, F, 8>(g_table, b);
+      default:
+        return scatter_whole<A, F, 16>(g_table, b);
     }
-    return;
   }
   // Which corners are ours is as good as random: listing them without a branch first costs less than mispredictions.
   uint16_t mine[kBlock * kMaxCorners];
@@ -385,7 +408,7 @@ void scatter(A* g_table, uint32_t lo, uint32_t hi, bool whole, int corners, cons
   const A* weight = b.weight[0];
   for (int k = 0; k < count; ++k) {
     const int at = mine[k];
-    add_to_entry<A, F>(g_table + int64_t(index[at] - lo) * F, weight[at], b.rows + at % kBlock * F);
+    Row<A, F>(b.rows + at % kBlock * F).add_to(g_table + size_t(index[at] - lo) * F, weight[at]);
   }
 }
 
