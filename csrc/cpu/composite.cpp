@@ -1,8 +1,8 @@
-// Compositing on the CPU: blocks of one ray's samples pass through L1-resident arrays. What is independent per
-// sample (the exponential, the sums) is a vector loop. Rays are short, so the tail of a loop that does not fill a
-// vector would cost as much as the rest: these loops run on into the samples of the next ray, and what they make of
-// them is replaced by neutral elements or not stored. The recurrences along the ray take four samples a step, which
-// leaves one multiplication in four on the chain.
+// Compositing on the CPU: blocks of one ray's samples pass through L1-resident arrays. What is independent per sample,
+// the exponential above all, is a vector loop; the recurrences along the ray are vector scans. Rays are short, so the
+// tail of a loop that does not fill a vector would cost as much as the rest: these loops run on into the samples of the
+// next ray, and what they make of them is masked or not stored. (Opacities of many rays at once would save the starts
+// of loops, and be faster from the cache; but from memory, where the samples come from, it is slower by a quarter.)
 #include "fastvfx/composite.h"
 
 #include "parallel.h"
@@ -13,7 +13,6 @@ FVX_BEGIN_ISA
 namespace {
 
 constexpr int kLanes = 16;         // samples that every vector width divides
-constexpr int kWindow = 1024;      // samples a window: 3 arrays of floats, 12 KiB
 constexpr int kBlock = 256;        // samples a block
 constexpr int64_t kRayGrain = 64;  // rays a chunk
 
@@ -40,63 +39,37 @@ FVX_HD double only_if(bool counts, double x) {
   return x;
 }
 
-// Opacities of the samples [begin, end). A vector loop may read on behind the end: there is alpha 0, keep 1.
-template <class A>
-struct Window {
-  int64_t begin = 0, end = 0;
-  A alpha[kWindow + kLanes], keep[kWindow + kLanes], t[kWindow + kLanes];
-};
-
-// The part of a window that is one block of a ray, and what the ray makes of it.
 template <class A>
 struct Block {
-  const A *alpha, *keep, *t;
-  A T[kBlock + kLanes], w[kBlock];
+  A alpha[kBlock], keep[kBlock + kLanes], T[kBlock + kLanes], w[kBlock], t[kBlock];
 };
 
 template <class T>
-void fill(const CompositeRays& a, int64_t begin, int64_t end, Window<acc_t<T>>& window) {
+void load_opacities(const CompositeRays& a, int64_t first, Extent block, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
-  const int n = int(end - begin);
-  const T* values = static_cast<const T*>(a.values) + begin;
-  const A* t0 = static_cast<const A*>(a.t_starts) + begin;
-  const A* t1 = static_cast<const A*>(a.t_ends) + begin;
-  window.begin = begin;
-  window.end = end;
-  for (int i = n; i < n + kLanes; ++i) {
-    window.alpha[i] = window.t[i] = A(0);
-    window.keep[i] = A(1);
+  const T* values = static_cast<const T*>(a.values) + first;
+  const A* t0 = static_cast<const A*>(a.t_starts) + first;
+  const A* t1 = static_cast<const A*>(a.t_ends) + first;
+  for (int i = block.m; i < block.padded; ++i) {
+    b.alpha[i] = b.t[i] = A(0);
+    b.keep[i] = A(1);
   }
   if (a.alphas) {
     FVX_SIMD
-    for (int i = 0; i < n; ++i) {
-      window.alpha[i] = to_acc(values[i]);
-      window.keep[i] = A(1) - window.alpha[i];
-      window.t[i] = A(0.5) * (t0[i] + t1[i]);
+    for (int i = 0; i < block.m; ++i) {
+      b.alpha[i] = to_acc(values[i]);
+      b.keep[i] = A(1) - b.alpha[i];
+      b.t[i] = A(0.5) * (t0[i] + t1[i]);
     }
     return;
   }
   FVX_SIMD
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < block.m; ++i) {
     const Opacity<A> o = opacity_of(to_acc(values[i]), t1[i] - t0[i], false);
-    window.alpha[i] = o.alpha;
-    window.keep[i] = o.keep;
-    window.t[i] = A(0.5) * (t0[i] + t1[i]);
+    b.alpha[i] = o.alpha;
+    b.keep[i] = o.keep;
+    b.t[i] = A(0.5) * (t0[i] + t1[i]);
   }
-}
-
-// Points the block at its samples [first, first + n), which are computed if they are not in the window, along with
-// those that follow up to `limit`.
-template <class T>
-void place(const CompositeRays& a, int64_t first, int n, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
-  if (first < window.begin || first + n > window.end) {
-    const int64_t ahead = a.early_stop_eps > 0 ? n : kWindow;  // rays that stop early leave most samples unused
-    fill<T>(a, first, min_of(limit, first + ahead), window);
-  }
-  const int64_t at = first - window.begin;
-  b.alpha = window.alpha + at;
-  b.keep = window.keep + at;
-  b.t = window.t + at;
 }
 
 // Fills T[0..n] from the transmittance `T` in front of the block, and the weights, which are 0 behind the ray's end and
@@ -123,9 +96,8 @@ int attenuate(Block<A>& b, Extent block, A T, A eps) {
     live = 0;
     while (live < block.n && !(b.T[live] < eps)) ++live;
   }
-  const A* alpha = b.alpha;
   FVX_SIMD
-  for (int i = 0; i < block.padded; ++i) b.w[i] = only_if(i < live, b.T[i] * alpha[i]);
+  for (int i = 0; i < block.padded; ++i) b.w[i] = only_if(i < live, b.T[i] * b.alpha[i]);
   return live;
 }
 
@@ -241,7 +213,7 @@ void accumulate(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block,
 }
 
 template <class T, int kC>
-void forward_ray(const CompositeFwd& a, int64_t ray, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
+void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
   const int64_t C = kC ? kC : a.channels;
   const Span span = samples_of_ray(a, ray);
@@ -257,7 +229,7 @@ void forward_ray(const CompositeFwd& a, int64_t ray, int64_t limit, Window<acc_t
   int64_t done = span.begin;
   while (done < span.end) {
     const Extent block = extent_of(done, span.end, a.n_samples);
-    place<T>(a, done, block.n, limit, window, b);
+    load_opacities<T>(a, done, block, b);
     const int live = attenuate(b, block, trans, A(a.early_stop_eps));
     accumulate<T, kC>(b, rgbs + done * C, live, block, C, sums);
     if (a.depth_mode == DepthMode::first_hit) {
@@ -381,14 +353,13 @@ void zero_sample_gradients(const CompositeBwd& a, int64_t begin, int64_t end) {
 
 // Transmittance at the start of each block of the ray, kept in `checkpoints`; returns the number of live samples.
 template <class T>
-int64_t forward_sweep(const CompositeBwd& a, Span span, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b,
-                      acc_t<T>* checkpoints, acc_t<T>& trans) {
+int64_t forward_sweep(const CompositeBwd& a, Span span, Block<acc_t<T>>& b, acc_t<T>* checkpoints, acc_t<T>& trans) {
   using A = acc_t<T>;
   int64_t done = span.begin;
   for (int64_t chunk = 0; done < span.end; ++chunk) {
     const Extent block = extent_of(done, span.end, a.n_samples);
     checkpoints[chunk] = trans;
-    place<T>(a, done, block.n, limit, window, b);
+    load_opacities<T>(a, done, block, b);
     const int live = attenuate(b, block, trans, A(a.early_stop_eps));
     trans = b.T[live];
     done += live;
@@ -398,7 +369,7 @@ int64_t forward_sweep(const CompositeBwd& a, Span span, int64_t limit, Window<ac
 }
 
 template <class T, int kC>
-void backward_ray(const CompositeBwd& a, int64_t ray, int64_t limit, Window<acc_t<T>>& window, Block<acc_t<T>>& b) {
+void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
   using A = acc_t<T>;
   const int64_t C = kC ? kC : a.channels;
   const Span span = samples_of_ray(a, ray);
@@ -413,7 +384,7 @@ void backward_ray(const CompositeBwd& a, int64_t ray, int64_t limit, Window<acc_
 
   A* checkpoints = static_cast<A*>(a.scratch) + checkpoint_of_ray(span, ray, kBlock);
   A trans = 1;
-  const int64_t live = forward_sweep<T>(a, span, limit, window, b, checkpoints, trans);
+  const int64_t live = forward_sweep<T>(a, span, b, checkpoints, trans);
   zero_sample_gradients<T>(a, span.begin + live, span.end);
 
   A suffix = 0;  // S_{i+1}
@@ -434,15 +405,14 @@ void backward_ray(const CompositeBwd& a, int64_t ray, int64_t limit, Window<acc_
     const Extent block = extent_of(first, span.begin + live, a.n_samples);
     const int n = block.n, m = block.m;
     if (!one_block) {  // a short ray's block is still what the sweep left
-      place<T>(a, first, n, first + n, window, b);
+      load_opacities<T>(a, first, block, b);
       attenuate(b, block, checkpoints[chunk], A(0));
     }
     weight_gradients<T, kC>(a, g_rgb, g_opacity, d, first, n, m, b, G);
-    const A *alpha = b.alpha, *keep = b.keep;
     FVX_SIMD
     for (int i = 0; i < block.padded; ++i) {
-      emitted[i] = only_if(i < n, alpha[i] * G[i]);
-      kept[i] = only_if(i < n, keep[i]) + only_if(i >= n, A(1));
+      emitted[i] = only_if(i < n, b.alpha[i] * G[i]);
+      kept[i] = only_if(i < n, b.keep[i]) + only_if(i >= n, A(1));
     }
     if (g_transmittance) {
       for (int i = 0; i < n; ++i) emitted[i] += g_transmittance[first + i];
@@ -476,10 +446,8 @@ void backward_ray(const CompositeBwd& a, int64_t ray, int64_t limit, Window<acc_
 template <class T, class Args, class Ray>
 void for_each_ray(const Args& a, const Ray& per_ray) {
   parallel_for(a.threads, a.n_rays, kRayGrain, [&](int64_t begin, int64_t end) {
-    Window<acc_t<T>> window;
     Block<acc_t<T>> block;
-    const int64_t limit = samples_of_ray(a, end - 1).end;
-    for (int64_t ray = begin; ray < end; ++ray) per_ray(ray, limit, window, block);
+    for (int64_t ray = begin; ray < end; ++ray) per_ray(ray, block);
   });
 }
 
@@ -487,26 +455,24 @@ void for_each_ray(const Args& a, const Ray& per_ray) {
 
 void composite_fwd(const CompositeFwd& a) {
   FVX_DISPATCH_STORAGE(a.dtype, T, {
-    using W = Window<acc_t<T>>;
     using B = Block<acc_t<T>>;
     if (a.channels == 3) {
-      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 3>(a, r, limit, w, b); });
+      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 3>(a, ray, b); });
     } else if (a.channels == 1) {
-      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 1>(a, r, limit, w, b); });
+      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 1>(a, ray, b); });
     } else {
-      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { forward_ray<T, 0>(a, r, limit, w, b); });
+      for_each_ray<T>(a, [&](int64_t ray, B& b) { forward_ray<T, 0>(a, ray, b); });
     }
   });
 }
 
 void composite_bwd(const CompositeBwd& a) {
   FVX_DISPATCH_STORAGE(a.dtype, T, {
-    using W = Window<acc_t<T>>;
     using B = Block<acc_t<T>>;
     if (a.channels == 3) {
-      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { backward_ray<T, 3>(a, r, limit, w, b); });
+      for_each_ray<T>(a, [&](int64_t ray, B& b) { backward_ray<T, 3>(a, ray, b); });
     } else {
-      for_each_ray<T>(a, [&](int64_t r, int64_t limit, W& w, B& b) { backward_ray<T, 0>(a, r, limit, w, b); });
+      for_each_ray<T>(a, [&](int64_t ray, B& b) { backward_ray<T, 0>(a, ray, b); });
     }
   });
 }
