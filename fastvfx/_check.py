@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,10 +39,14 @@ def same_device(op: str, **tensors: Tensor | None) -> torch.device:
     return first.device
 
 
-def has_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int], described: str) -> None:
-    """``described`` is the shape in words, e.g. ``(n_samples, channels) with n_samples=4096``."""
+def has_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int], described: Callable[[], str]) -> None:
+    """``described()`` is the shape in words, e.g. ``(n_samples, channels) with n_samples=4096``.
+
+    A function, so that there is a string only when there is something to say: torch.compile cannot format symbolic
+    sizes.
+    """
     if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"fastvfx.{op}: expected {name} of shape {described}, got {tuple(tensor.shape)}")
+        raise ValueError(f"fastvfx.{op}: expected {name} of shape {described()}, got {tuple(tensor.shape)}")
 
 
 def offsets(op: str, offsets: Tensor, n_samples: int, padded: bool) -> None:

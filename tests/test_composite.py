@@ -297,15 +297,17 @@ def test_opcheck(layout):
     torch.library.opcheck(torch.ops.fastvfx.composite_bwd.default, (*common, *grads, *options, True, True))
 
 
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_compiles_into_one_graph(layout):
+def test_compiles_into_one_graph(layout, dynamic):
     rays = Rays(layout, counts=(0, 3, 40))
 
     def step(*inputs):
         out = rays.run(inputs)
         return out.rgb.sum() + out.depth.sum() + (out.weights**2).sum()
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     eager_in, compiled_in = rays.leaves(), rays.leaves()
     eager = torch.autograd.grad(step(*eager_in), eager_in)
     traced = torch.autograd.grad(compiled(*compiled_in), compiled_in)

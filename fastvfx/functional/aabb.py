@@ -64,7 +64,7 @@ def checked_rays(op: str, rays_o: Tensor, rays_d: Tensor, aabbs: Tensor) -> tupl
     _check.same_device(op, rays_o=rays_o, rays_d=rays_d, aabbs=aabbs)
     if rays_o.dim() != 2 or rays_o.shape[1] != 3:
         raise ValueError(f"fastvfx.{op}: expected rays_o of shape (n_rays, 3), got {tuple(rays_o.shape)}")
-    _check.has_shape(op, "rays_d", rays_d, rays_o.shape, f"(n_rays, 3) with n_rays={rays_o.shape[0]}")
+    _check.has_shape(op, "rays_d", rays_d, rays_o.shape, lambda: f"(n_rays, 3) with n_rays={rays_o.shape[0]}")
     if aabbs.dim() != 2 or aabbs.shape[1] != 6:
         raise ValueError(f"fastvfx.{op}: expected aabbs of shape (n_boxes, 6), got {tuple(aabbs.shape)}")
     return rays_o.detach().contiguous(), rays_d.detach().contiguous(), aabbs.detach().contiguous()
@@ -78,5 +78,5 @@ def per_ray(op: str, name: str, value: float | Tensor, rays_o: Tensor) -> tuple[
         return float(value), None
     _check.same_device(op, rays_o=rays_o, **{name: value})
     n_rays = rays_o.shape[0]
-    _check.has_shape(op, name, value, (n_rays,), f"(n_rays,) with n_rays={n_rays}, or a number")
+    _check.has_shape(op, name, value, (n_rays,), lambda: f"(n_rays,) with n_rays={n_rays}, or a number")
     return 0.0, value.detach().to(rays_o.dtype).contiguous()

@@ -197,7 +197,6 @@ def _checked(
             )
         if padded:
             raise ValueError(f"fastvfx.{op}: expected offsets with padded=True, got none")
-        shape, known = "(n_rays, n_per_ray", f"n_rays={values.shape[0]}, n_per_ray={values.shape[1]}"
         n_rays = values.shape[0]
     else:
         if values.dim() != 1:
@@ -208,15 +207,17 @@ def _checked(
             raise TypeError(f"fastvfx.{op}: expected offsets of dtype int32 or int64, got {offsets.dtype}")
         if offsets.dim() != 1 or offsets.shape[0] < 1:
             raise ValueError(f"fastvfx.{op}: expected offsets of shape (n_rays + 1,), got {tuple(offsets.shape)}")
-        shape, known = "(n_samples", f"n_samples={values.shape[0]}"
         n_rays = offsets.shape[0] - 1
+
+    def per_sample(inner: str = "") -> str:
+        names = ("n_samples",) if offsets is not None else ("n_rays", "n_per_ray")
+        known = ", ".join(f"{n}={size}" for n, size in zip(names, values.shape, strict=True))
+        return f"({', '.join(names)}{inner or (',' if len(names) == 1 else '')}) with {known}"
+
     if rgbs.dim() != values.dim() + 1 or rgbs.shape[:-1] != values.shape or rgbs.shape[-1] < 1:
-        raise ValueError(
-            f"fastvfx.{op}: expected rgbs of shape {shape}, channels) with {known}, got {tuple(rgbs.shape)}"
-        )
-    per_sample = f"{shape})" if values.dim() == 2 else f"{shape},)"
-    _check.has_shape(op, "t_starts", t_starts, values.shape, f"{per_sample} with {known}")
-    _check.has_shape(op, "t_ends", t_ends, values.shape, f"{per_sample} with {known}")
+        raise ValueError(f"fastvfx.{op}: expected rgbs of shape {per_sample(', channels')}, got {tuple(rgbs.shape)}")
+    _check.has_shape(op, "t_starts", t_starts, values.shape, per_sample)
+    _check.has_shape(op, "t_ends", t_ends, values.shape, per_sample)
     channels = rgbs.shape[-1]
     # Two comparisons rather than `in`, which torch.compile does not resolve for symbolic sizes.
     if background is not None and background.shape != (channels,) and background.shape != (n_rays, channels):

@@ -107,7 +107,7 @@ def _checked(x: Tensor, table: Tensor, spec: HashGridSpec) -> None:
         "table",
         table,
         (spec.n_entries, spec.n_features_per_level),
-        f"(n_entries, n_features_per_level) = ({spec.n_entries}, {spec.n_features_per_level})",
+        lambda: f"(n_entries, n_features_per_level) = ({spec.n_entries}, {spec.n_features_per_level})",
     )
 
 

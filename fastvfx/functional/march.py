@@ -109,7 +109,7 @@ def march_rays(
     levels, n_rays = bits.shape[0], rays_o.shape[0]
     if not 1 <= levels <= MAX_LEVELS:
         raise ValueError(f"fastvfx.{op}: expected bits of 1 to {MAX_LEVELS} levels, got {levels}")
-    _check.has_shape(op, "aabbs", aabbs, (levels, 6), f"(levels, 6) with levels={levels}")
+    _check.has_shape(op, "aabbs", aabbs, (levels, 6), lambda: f"(levels, 6) with levels={levels}")
     seed_tensor = jitter_seed if isinstance(jitter_seed, Tensor) else None
     _check.same_device(op, rays_o=rays_o, bits=bits, jitter_seed=seed_tensor)
     if n_rays >= 2**31:
@@ -197,7 +197,7 @@ def prune_samples(samples: RaySamples, keep: Tensor) -> RaySamples:
         raise TypeError(f"fastvfx.{op}: expected keep of dtype bool, got {keep.dtype}")
     _check.same_device(op, t_starts=samples.t_starts, keep=keep)
     n_samples = samples.t_starts.shape[0]
-    _check.has_shape(op, "keep", keep, (n_samples,), f"(n_samples,) with n_samples={n_samples}")
+    _check.has_shape(op, "keep", keep, (n_samples,), lambda: f"(n_samples,) with n_samples={n_samples}")
     keep = keep & (samples.ray_indices >= 0)
     before = torch.cat([samples.offsets.new_zeros(1), keep.cumsum(0)])
     return RaySamples(samples.t_starts[keep], samples.t_ends[keep], samples.ray_indices[keep], before[samples.offsets])

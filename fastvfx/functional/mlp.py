@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -133,7 +134,8 @@ def _checked(
             )
         width, source = w.shape[0], f"weights[{i}]"
         if biases:
-            _check.has_shape("mlp", f"biases[{i}]", biases[i], (width,), f"({width},) like weights[{i}]")
+            like = partial("({},) like weights[{}]".format, width, i)
+            _check.has_shape("mlp", f"biases[{i}]", biases[i], (width,), like)
     for name, p in named.items():
         if p.dtype != weights[0].dtype:
             raise TypeError(f"fastvfx.mlp: expected {name} of dtype {weights[0].dtype} like weights[0], got {p.dtype}")
