@@ -33,6 +33,7 @@ def hashgrid(x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
 
 def _encode(x: Tensor, table: Tensor, spec: HashGridSpec, levels: list[GridLevel]) -> Tensor:
     """(n, len(levels), features) of levels that are all hashed or all not."""
+    acc = x.dtype
     scales = x.new_tensor([level.scale for level in levels])  # (levels,)
     multipliers = torch.tensor([level.multipliers for level in levels], device=x.device)  # (levels, dims)
     entries = torch.tensor([level.entries for level in levels], device=x.device)  # (levels,)
@@ -46,19 +47,31 @@ def _encode(x: Tensor, table: Tensor, spec: HashGridSpec, levels: list[GridLevel
         w = w * w * (3 - 2 * w)
     per_axis = [((1 - w_d, w_d), (g, g + m)) for w_d, g, m in _axes(w, lattice * multipliers, multipliers)]
 
-    out = x.new_zeros(())
+    weights, indices = [], []  # of each corner (n, levels)
     for corner in itertools.product((0, 1), repeat=spec.n_input_dims):
-        weight, index = torch.ones_like(per_axis[0][0][0]), torch.zeros_like(per_axis[0][1][0])  # (n, levels)
-        for bit, (weights, terms) in zip(corner, per_axis, strict=True):
-            weight = weight * weights[bit]
+        weight, index = torch.ones_like(per_axis[0][0][0]), torch.zeros_like(per_axis[0][1][0])
+        for bit, (axis_weights, terms) in zip(corner, per_axis, strict=True):
+            weight = weight * axis_weights[bit]
             index = index ^ terms[bit] if levels[0].hashed else index + terms[bit]
         # Unsigned 32-bit arithmetic in int64; entries of hashed levels are powers of two.
         index = index & (entries - 1) if levels[0].hashed else (index & 0xFFFFFFFF) % entries
-        values = table.index_select(0, (index + offsets).flatten()).unflatten(0, index.shape)  # (n, levels, features)
+        weights.append(weight)
+        indices.append(index + offsets)
         if spec.interpolation == "nearest":
-            return values.to(x.dtype)
-        out = out + weight[..., None] * values.to(x.dtype)
+            return _gather(table, indices[0], acc)
+    if torch.is_grad_enabled() and table.requires_grad:
+        # One gather for all corners: its gradient is one sum into a table instead of one a corner.
+        values = _gather(table, torch.stack(indices), acc)  # (corners, n, levels, features)
+        return (torch.stack(weights)[..., None] * values).sum(0)
+    out = weights[0][..., None] * _gather(table, indices[0], acc)
+    for weight, index in zip(weights[1:], indices[1:], strict=True):
+        out = out + weight[..., None] * _gather(table, index, acc)
     return out
+
+
+def _gather(table: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., features) of ``dtype``."""
+    return table.index_select(0, index.flatten()).unflatten(0, index.shape).to(dtype)
 
 
 def _axes(w: Tensor, g: Tensor, m: Tensor) -> zip[tuple[Tensor, Tensor, Tensor]]:
