@@ -125,13 +125,14 @@ def prepare(
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "2^17 points": {"peer": True},
+    "2^17 points": {},
+    # Dr.Jit computes the same only where levels double: at other growths its levels have other sizes.
     "2^17 points, growth 2": {"max_resolution": None, "peer": True},
     "2^17 points, fp16": {"dtype": torch.float16},
     "2^12 points": {"n": 1 << 12},
 }
 TARGETS = {"2^17 points": {"fwd": 8.0, "fwd+bwd": 20.0}}
-PEER_TARGETS = {"2^17 points": {"fwd": {DRJIT: 3.0}, "fwd+bwd": {DRJIT: 10.0}}}
+PEER_TARGETS = {"2^17 points, growth 2": {"fwd": {DRJIT: 3.0}, "fwd+bwd": {DRJIT: 10.0}}}
 WORKLOADS = [
     Workload(
         "hashgrid",
