@@ -8,17 +8,22 @@ from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
 from .encoding import Frequency, HashGrid, SphericalHarmonics
 from .functional import (
+    bias_act,
     composite,
     composite_alphas,
+    conv2d_resample,
+    filtered_lrelu,
     frequency,
     hashgrid,
     march_rays,
     mlp,
+    modulated_conv2d,
     pack_bits,
     prune_samples,
     ray_aabb_intersect,
     spherical_harmonics,
     unpack_bits,
+    upfirdn2d,
 )
 from .grid import GridLevel, HashGridSpec
 from .network import MLP
@@ -38,17 +43,22 @@ __all__ = [
     "VolumeRenderer",
     "__version__",
     "backend",
+    "bias_act",
     "composite",
     "composite_alphas",
+    "conv2d_resample",
+    "filtered_lrelu",
     "frequency",
     "functional",
     "get_backend",
     "hashgrid",
     "march_rays",
     "mlp",
+    "modulated_conv2d",
     "pack_bits",
     "prune_samples",
     "ray_aabb_intersect",
     "spherical_harmonics",
     "unpack_bits",
+    "upfirdn2d",
 ]

@@ -1,0 +1,99 @@
+"""Convolution whose weights are scaled for each image, the layer of StyleGAN2 and StyleGAN3."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..reference.modulated_conv2d import modulated_conv2d as reference
+from .bias_act import checked_activation
+from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    noise: Tensor | None = None,
+    bias: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: PaddingLike = 0,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    normalize: bool = False,
+    input_gain: Tensor | None = None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    r"""Convolution with weights that a style scales and normalises image by image.
+
+    .. math::
+        d_{no} = \Bigl(\sum_{i,k} (w_{oik}\, s_{ni})^2 + 10^{-8}\Bigr)^{-1/2}, \quad
+        y_{no} = clamp\bigl(gain \cdot act(d_{no} \sum_i w_{oi} * (s_{ni} x_{ni}) + noise_n + b_o)\bigr)
+
+    (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, equations 1 to 3). The scales go
+    around one convolution of the whole batch; there is no weight tensor per image.
+
+    Args:
+        x: images, ``(N, I, H, W)``, contiguous or channels_last.
+        weight: ``(O, I, kh, kw)``.
+        styles: ``(N, I)``.
+        noise: added in front of the bias, broadcastable to ``(N, 1, H', W')``.
+        bias: ``(O,)``.
+        up, down: factors, with ``resample_filter``, as in :func:`conv2d_resample`.
+        padding: of the upsampled image, in pixels.
+        resample_filter: of :func:`setup_filter`; ``None`` is 1.
+        demodulate: divide by the norm of the scaled weights.
+        flip_weight: ``True`` correlates with ``weight``, as ``conv2d`` does; ``False`` convolves.
+        normalize: StyleGAN3's form: first divide ``weight`` by its root mean square for each output channel, and
+            ``styles`` by theirs over the whole batch.
+        input_gain: factor of ``x`` that demodulation does not see: a scalar, ``(I,)`` or ``(N, I)`` (StyleGAN3).
+        act, alpha, gain, clamp: as in :func:`bias_act`.
+
+    Returns:
+        ``(N, O, H', W')`` in the dtype and memory format of ``x``. 16-bit types are storage: nothing overflows that
+        does not overflow in the result.
+
+    Differentiable in ``x``, ``weight``, ``styles``, ``noise``, ``bias``, ``resample_filter`` and ``input_gain`` to any
+    order.
+
+    Raises:
+        TypeError: a tensor is none, or has no float dtype.
+        ValueError: shapes, devices or options do not fit.
+
+    >>> fastvfx.modulated_conv2d(x, weight, styles, padding=1, bias=b, act="lrelu", clamp=256)
+    """
+    op = "modulated_conv2d"
+    up, _ = checked_factor(op, "up", up)
+    down, _ = checked_factor(op, "down", down)
+    pads = checked_padding(op, padding)
+    alpha, gain = checked_activation(op, act, alpha, gain, clamp)
+    check_images(op, x)
+    check_filter(op, "resample_filter", resample_filter, x)
+    tensors = {"weight": weight, "styles": styles, "noise": noise, "bias": bias, "input_gain": input_gain}
+    _check.is_float(op, **tensors)
+    _check.same_device(op, x=x, **tensors)
+    n, channels = x.shape[:2]
+    if weight.dim() != 4 or weight.shape[1] != channels:
+        raise ValueError(
+            f"fastvfx.{op}: expected weight of shape (O, I, kh, kw) with I={channels}, got {tuple(weight.shape)}"
+        )
+    _check.has_shape(op, "styles", styles, (n, channels), lambda: f"(N, I) with N={n}, I={channels}")
+    out_channels = weight.shape[0]
+    if bias is not None:
+        _check.has_shape(op, "bias", bias, (out_channels,), lambda: f"(O,) with O={out_channels}")
+    if input_gain is not None and input_gain.shape not in (torch.Size([]), (channels,), (n, channels)):
+        raise ValueError(
+            f"fastvfx.{op}: expected input_gain to be a scalar or of shape (I,) or (N, I) with N={n}, I={channels}, "
+            f"got {tuple(input_gain.shape)}"
+        )
+    return reference(
+        x, weight, styles, noise, bias, up, down, pads, resample_filter, demodulate, flip_weight, normalize,
+        input_gain, act, alpha, gain, clamp,
+    )  # fmt: skip
