@@ -185,11 +185,10 @@ def checked_padding(op: str, padding: PaddingLike) -> Padding:
             f"fastvfx.{op}: expected padding to be an int, two of them (x, y) or four (left, right, top, bottom), "
             f"got {padding!r}"
         )
-    if len(pads) == 1:
-        pads *= 4
-    elif len(pads) == 2:
-        pads = (pads[0], pads[0], pads[1], pads[1])
-    return pads
+    if len(pads) < 4:
+        pads = (pads[0], pads[0], pads[-1], pads[-1])
+    left, right, top, bottom = pads
+    return left, right, top, bottom
 
 
 def check_images(op: str, x: Tensor) -> None:
