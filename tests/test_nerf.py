@@ -29,12 +29,13 @@ from fastvfx.models.nerf import (
     RadianceField,
     TrainConfig,
     Trainer,
-    checkpoint,
     distortion_loss,
     evaluate,
     load_scene,
     opacity_entropy,
 )
+from fastvfx.models.nerf import trainer as trainer_module
+from fastvfx.models.nerf.trainer import FILES
 
 SMALL = NerfConfig(
     FieldConfig(n_levels=6, log2_hashmap_size=12, max_resolution=64, hidden=16, color_layers=1),
@@ -174,15 +175,15 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_version(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "VERSION", 99)
+    monkeypatch.setattr(trainer_module, "FILES", replace(FILES, version=99))
     with pytest.raises(CheckpointError, match="version 1 of the format, this fastvfx reads version 99"):
         load_scene(saved)
 
 
 def test_checkpoint_whose_tensors_do_not_fit(saved: Path) -> None:
-    stored = checkpoint.load(saved)
+    stored = FILES.load(saved)
     stored.state["config"]["field"]["hidden"] = 32
-    checkpoint.save(saved, stored.tensors, stored.state)
+    FILES.save(saved, stored.tensors, stored.state)
     with pytest.raises(CheckpointError, match="do not fit"):
         load_scene(saved)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +14,10 @@ import fastvfx
 
 from .. import _ext
 from .._backend import backend, use_native
-from .._extras import require
-from ..data import PosedImages, atomic_write, camera_path, load_transforms, parse_color, write_image, write_video
+from ..data import PosedImages, camera_path, load_transforms, parse_color, write_image, write_video
 from ..models.nerf import Evaluation, Nerf, NerfConfig, Probe, Trainer, load_scene
 from ..models.nerf import evaluate as evaluate_views
+from .common import prepare, processor, progress, say, write_json
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ def train(options: Train) -> int:
             raise UserError(f"expected {name} above 0, got {value:g}")
     if options.film_frames < 0:
         raise UserError(f"expected --film-frames of at least 0, got {options.film_frames}")
-    _prepare(options)
+    prepare("nerf", options.device, options.backend, options.threads)
     out = options.out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, expected a folder for the results")
@@ -49,14 +46,14 @@ def train(options: Train) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if options.resume and checkpoint.exists():
         trainer.restore(checkpoint)
-        _say(f"going on from step {trainer.step}")
+        say(f"going on from step {trainer.step}")
     elif checkpoint.exists():
         checkpoint.replace(out / "previous.safetensors")
-        _say(f"kept the checkpoint that was there as {out / 'previous.safetensors'}")
+        say(f"kept the checkpoint that was there as {out / 'previous.safetensors'}")
 
     max_seconds = 60.0 if options.max_seconds is None and options.max_steps is None else options.max_seconds
     probe = None if test is None else _Fast(Probe(test, background.to(options.device)))
-    with _progress("training", 1.0) as advance:
+    with progress("training", 1.0) as advance:
 
         def on_step(trainer: Trainer, progress: float) -> None:
             quality = f"{trainer.history[-1].psnr:.2f} dB" if trainer.history else ""
@@ -69,30 +66,30 @@ def train(options: Train) -> int:
             probe=probe,
             checkpoint=checkpoint,
             on_step=on_step,
-            on_warning=_say,
+            on_warning=say,
         )
         if not interrupted:
             on_step(trainer, 1.0)
     metrics = _metrics(options, trainer, interrupted)
     # What was learned so far is on the disk before the pictures are begun.
-    _write_json(out / METRICS, metrics)
+    write_json(out / METRICS, metrics)
     if interrupted:
-        _say(f"interrupted after {trainer.step} steps; saved {checkpoint}, go on with --resume")
+        say(f"interrupted after {trainer.step} steps; saved {checkpoint}, go on with --resume")
         return 130
     with backend("auto"):
         if test is not None:
             metrics.update(_scores(_evaluate(trainer.model, test, background, out / "test")))
-            _write_json(out / METRICS, metrics)
+            write_json(out / METRICS, metrics)
         if options.film_frames:
             cameras = camera_path(trainer.data.cameras, options.film_frames)
             _film(trainer.model, cameras, out / "film.mp4", 24.0, background.to(options.device))
-    _say(_summary(metrics, out))
+    say(_summary(metrics, out))
     return 0
 
 
 def render(options: Render) -> int:
     """``fastvfx nerf render``. Returns the exit code."""
-    _prepare(options)
+    prepare("nerf", options.device, options.backend, options.threads)
     if options.frames < 1:
         raise UserError(f"expected --frames of at least 1, got {options.frames}")
     if options.width is not None and options.width < 1:
@@ -115,18 +112,18 @@ def render(options: Render) -> int:
         pictures = _pictures(scene.model, cameras.to(options.device), background)
         for i, picture in enumerate(pictures):
             write_image(options.out / f"{i:04d}.png", picture)
-    _say(f"wrote {options.out}")
+    say(f"wrote {options.out}")
     return 0
 
 
 def evaluate(options: Eval) -> int:
     """``fastvfx nerf eval``. Returns the exit code."""
-    _prepare(options)
+    prepare("nerf", options.device, options.backend, options.threads)
     scene = load_scene(options.checkpoint, options.device)
     data = _load(options, options.split, bounds=scene.model.bounds)
     metrics = _scores(_evaluate(scene.model, data, _background(options), options.out))
     if options.out is not None:
-        _write_json(options.out / METRICS, metrics)
+        write_json(options.out / METRICS, metrics)
     print(json.dumps(metrics))
     return 0
 
@@ -143,20 +140,6 @@ class _Fast:
     def __call__(self, model: Nerf) -> float:
         with backend("auto"):
             return self.probe(model)
-
-
-def _prepare(options: Train | Render | Eval) -> None:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device is available to torch; `fastvfx info` says more")
-    if options.threads is not None:
-        if options.threads < 1:
-            raise UserError(f"expected --threads of at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
-    backend(options.backend)
-    try:
-        use_native("nerf", torch.device(options.device))
-    except RuntimeError as error:
-        raise UserError(f"--backend native: {error}") from None
 
 
 def _load(options: Train | Eval, split: str, bounds: Any = None) -> PosedImages:
@@ -180,14 +163,14 @@ def _background(options: Train | Eval) -> Tensor:
 
 
 def _evaluate(model: Nerf, data: PosedImages, background: Tensor, folder: Path | None) -> Evaluation:
-    with _progress("comparing held-out views", len(data)) as advance:
+    with progress("comparing held-out views", len(data)) as advance:
         return evaluate_views(
             model, data.to(model.device), background.to(model.device), folder=folder, on_view=lambda n: advance(n, "")
         )
 
 
 def _pictures(model: Nerf, cameras: Any, background: Tensor) -> Iterator[Tensor]:
-    with _progress("rendering", len(cameras)) as advance:
+    with progress("rendering", len(cameras)) as advance:
         for i in range(len(cameras)):
             yield model.image(cameras, i, background).rgb.clamp(0, 1)
             advance(i + 1, "")
@@ -220,7 +203,7 @@ def _metrics(options: Train, trainer: Trainer, interrupted: bool) -> dict[str, A
         "seed": options.seed,
         "threads": torch.get_num_threads(),
         "isa": None if _ext._C is None or not native else _ext._C.active_isa(),
-        "processor": torch.cuda.get_device_name() if options.device == "cuda" else _processor(),
+        "processor": processor(options.device),
         "fastvfx": fastvfx.__version__,
         "torch": torch.__version__,
         "history": [{"step": p.step, "seconds": p.seconds, "psnr": p.psnr} for p in trainer.history],
@@ -245,43 +228,3 @@ def _summary(metrics: dict[str, Any], out: Path) -> str:
         f"{quality}; {metrics['steps']} steps in {metrics['train_seconds']:.1f} s, "
         f"{metrics['samples_per_second'] / 1e6:.2f} Msamples/s, {metrics['backend']}; results in {out}"
     )
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    # JSON has no NaN; what could not be measured is null.
-    clean = json.loads(json.dumps(content), parse_constant=lambda _: None)
-    with atomic_write(path, "w") as file:
-        json.dump(clean, file, indent=1)
-        file.write("\n")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-@contextmanager
-def _progress(what: str, total: float) -> Iterator[Any]:
-    """A progress bar on stderr; yields ``advance(done, text)``."""
-    rich = require("rich.progress", extra="cli", purpose="progress bars")
-    console = require("rich.console", extra="cli", purpose="progress bars").Console(stderr=True)
-    columns = (
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.TaskProgressColumn(),
-        rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[text]}"),
-    )
-    with rich.Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task(what, total=total, text="")
-        yield lambda done, text: bar.update(task, completed=done, text=text)

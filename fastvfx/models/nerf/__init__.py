@@ -7,13 +7,14 @@
 >>> picture = trainer.model.image(trainer.data.cameras, 0, background=torch.ones(3)).rgb
 """
 
-from .checkpoint import CheckpointError
+from .._training import Diverged
+from ..checkpoint import CheckpointError
 from .config import FieldConfig, MarchConfig, NerfConfig, TrainConfig
 from .evaluate import Evaluation, Probe, ViewScore, evaluate
 from .field import RadianceField
 from .losses import color_loss, distortion_loss, opacity_entropy
 from .renderer import Nerf
-from .trainer import Diverged, Progress, Scene, Trainer, load_scene
+from .trainer import Progress, Scene, Trainer, load_scene
 
 __all__ = [
     "CheckpointError",

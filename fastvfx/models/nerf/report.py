@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data import DataError, atomic_write
-from .plot import Curve, line_plot
+from ..plot import Curve, line_plot
 
 _VIEWS = 6
 _COLORS = ("#0b6bcb", "#c2410c", "#15803d", "#7c3aed")

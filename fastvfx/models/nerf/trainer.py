@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...data import Cameras, PosedImages, RayBatch, SceneBounds, over_background
-from . import checkpoint as files
+from .. import checkpoint as files
+from .._training import Diverged, interrupts
 from .config import NerfConfig
 from .losses import color_loss, distortion_loss, opacity_entropy
 from .renderer import Nerf, TrainingRays
 
+FILES = files.Format("fastvfx.nerf")
 _PROBES = 24  # over a whole training, closer together at the beginning
 _CAMERA = ("camera_to_world", "fx", "fy", "cx", "cy", "width", "height", "distortion")
 _CHECK_EVERY = 16  # steps between looks at the loss, which on a GPU wait for it
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,7 @@ class Trainer:
         """
         if max_steps is None and max_seconds is None:
             raise ValueError("fastvfx.models.nerf.Trainer.fit: expected max_steps or max_seconds")
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             saved_at = time.perf_counter()
             while (progress := self._progress(max_steps, max_seconds)) < 1 and not interrupted.is_set():
                 self._probe_if_due(probe, progress)
@@ -222,12 +216,11 @@ class Trainer:
             OSError: the file can't be written; an older one is kept.
         """
         tensors = {f"model.{name}": x for name, x in self.model.state_dict().items()}
-        for name, parameter in self.model.field.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+        memory = files.optimizer_tensors(self.optimizer, self.model.field)
+        tensors |= {f"optimizer.{name}": x for name, x in memory.items()}
         tensors |= {f"cameras.{name}": getattr(self.data.cameras, name) for name in _CAMERA}
         tensors["generator"] = self.generator.get_state()
-        files.save(
+        FILES.save(
             path,
             tensors,
             {
@@ -249,7 +242,7 @@ class Trainer:
         Raises:
             CheckpointError: the file is damaged, of another model, or does not fit.
         """
-        stored = files.load(path)
+        stored = FILES.load(path)
         state = stored.state
         config, bounds = settings_of(stored, path)
         if config != self.config or bounds != self.model.bounds:
@@ -257,11 +250,7 @@ class Trainer:
         if state["device"] != self.device.type:
             raise files.CheckpointError(f"{path}: trained on {state['device']}, can't go on on {self.device.type}")
         files.fill(self.model, stored.part("model"), str(path))
-        for name, parameter in self.model.field.named_parameters():
-            values = stored.part(f"optimizer.{name}")
-            if values:
-                # Adam keeps its step count, for the fused kernel, on the device of the parameter.
-                self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in values.items()}
+        files.fill_optimizer(self.optimizer, self.model.field, stored.part("optimizer"))
         self.generator.set_state(stored.tensors["generator"])
         self.step, self.seconds, self.n_rays = state["step"], state["seconds"], state["n_rays"]
         self.samples, self.rays = state["samples"], state["rays"]
@@ -289,7 +278,7 @@ def load_scene(path: files.PathLike, device: torch.device | str = "cpu") -> Scen
     Raises:
         CheckpointError: the file is damaged or of another model.
     """
-    stored = files.load(path)
+    stored = FILES.load(path)
     model = Nerf(*settings_of(stored, path))
     files.fill(model, stored.part("model"), str(path))
     try:
@@ -297,24 +286,3 @@ def load_scene(path: files.PathLike, device: torch.device | str = "cpu") -> Scen
     except (KeyError, ValueError) as error:
         raise files.CheckpointError(f"{path}: no cameras in it ({error})") from error
     return Scene(model.to(device).eval(), cameras.to(device))
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT sets; the second raises KeyboardInterrupt as usual."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals go to the main thread only
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> Any:
-        if event.is_set() and callable(before):
-            return before(number, frame)
-        event.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

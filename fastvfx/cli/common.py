@@ -1,0 +1,81 @@
+"""What the commands share: settings of the process, progress bars, files."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._backend import Backend, backend, use_native
+from .._extras import require
+from ..data import atomic_write
+from .errors import UserError
+
+
+def prepare(op: str, device: str, backend_name: Backend, threads: int | None) -> None:
+    """Apply the options that every command has.
+
+    Raises:
+        UserError: one of them can't be had on this machine.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is available to torch; `fastvfx info` says more")
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"expected --threads of at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    backend(backend_name)
+    try:
+        use_native(op, torch.device(device))
+    except RuntimeError as error:
+        raise UserError(f"--backend native: {error}") from None
+
+
+def processor(device: str = "cpu") -> str:
+    """The name of what computes."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content``; JSON has no NaN, so what could not be measured is null."""
+    clean = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    with atomic_write(path, "w") as file:
+        json.dump(clean, file, indent=1)
+        file.write("\n")
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def progress(what: str, total: float) -> Iterator[Any]:
+    """A progress bar on stderr; yields ``advance(done, text)``."""
+    rich = require("rich.progress", extra="cli", purpose="progress bars")
+    console = require("rich.console", extra="cli", purpose="progress bars").Console(stderr=True)
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.TaskProgressColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[text]}"),
+    )
+    with rich.Progress(*columns, console=console, refresh_per_second=4) as bar:
+        task = bar.add_task(what, total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=text)
