@@ -6,6 +6,7 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
+from .convolution import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, SynthesisLayer, ToRGB
 from .encoding import Frequency, HashGrid, SphericalHarmonics
 from .functional import (
     bias_act,
@@ -34,12 +35,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "EqualizedConv2d",
+    "EqualizedLinear",
     "Frequency",
     "GridLevel",
     "HashGrid",
     "HashGridSpec",
+    "ModulatedConv2d",
     "OccupancyGrid",
     "SphericalHarmonics",
+    "SynthesisLayer",
+    "ToRGB",
     "VolumeRenderer",
     "__version__",
     "backend",

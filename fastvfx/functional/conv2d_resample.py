@@ -6,7 +6,15 @@ from torch import Tensor
 
 from .. import _check
 from ..reference.conv2d_resample import conv2d_resample as reference
-from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding
+from .upfirdn2d import (
+    Padding,
+    PaddingLike,
+    check_filter,
+    check_images,
+    checked_factor,
+    checked_padding,
+    filter_size,
+)
 
 
 def conv2d_resample(
@@ -42,7 +50,7 @@ def conv2d_resample(
 
     Raises:
         TypeError: a tensor is none, or has no float dtype.
-        ValueError: shapes or options do not fit.
+        ValueError: shapes or options do not fit, or the padded image is smaller than the kernel or the filter.
     """
     op = "conv2d_resample"
     up, _ = checked_factor(op, "up", up)
@@ -59,4 +67,38 @@ def conv2d_resample(
             f"fastvfx.{op}: expected w of shape (O, I / groups, kh, kw) with I={x.shape[1]} and O a multiple of "
             f"groups={groups}, got {tuple(w.shape)}"
         )
+    output_size(op, x, w, f, up, down, pads)
     return reference(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
+
+
+def resampling_pads(f: Tensor | None, up: int, down: int, padding: Padding) -> Padding:
+    """``padding`` and what the filters take at the borders of the upsampled image."""
+    fh, fw = filter_size(f)
+    left, right, top, bottom = padding
+    if up > 1:
+        left, right = left + (fw + up - 1) // 2, right + (fw - up) // 2
+        top, bottom = top + (fh + up - 1) // 2, bottom + (fh - up) // 2
+    if down > 1:
+        left, right = left + (fw - down + 1) // 2, right + (fw - down) // 2
+        top, bottom = top + (fh - down + 1) // 2, bottom + (fh - down) // 2
+    return left, right, top, bottom
+
+
+def output_size(
+    op: str, x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: Padding
+) -> tuple[int, int]:
+    """Height and width of the result, or an error if there is none."""
+    left, right, top, bottom = resampling_pads(f, up, down, padding)
+    size = []
+    for axis, pads in ((2, top + bottom), (3, left + right)):
+        taps = filter_size(f)[axis - 2]
+        convolved = x.shape[axis] * up + pads - (taps - 1 if up > 1 else 0) - (w.shape[axis] - 1)
+        filtered = convolved - (taps - 1 if down > 1 else 0)
+        if filtered < 1:
+            raise ValueError(
+                f"fastvfx.{op}: expected an image not smaller than kernel and filter once it is padded, got x of shape "
+                f"{tuple(x.shape)}, weights of shape {tuple(w.shape)}, up={up}, down={down}, padding={padding} and a "
+                f"filter of {' x '.join(map(str, filter_size(f)))} taps"
+            )
+        size.append((filtered - 1) // down + 1)
+    return size[0], size[1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .. import _check
 from ..reference.modulated_conv2d import modulated_conv2d as reference
 from .bias_act import checked_activation
+from .conv2d_resample import output_size
 from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding
 
 
@@ -93,7 +96,17 @@ def modulated_conv2d(
             f"fastvfx.{op}: expected input_gain to be a scalar or of shape (I,) or (N, I) with N={n}, I={channels}, "
             f"got {tuple(input_gain.shape)}"
         )
+    size = (n, 1, *output_size(op, x, weight, resample_filter, up, down, pads))
+    if noise is not None and not broadcastable(noise.shape, size):
+        raise ValueError(
+            f"fastvfx.{op}: expected noise of a shape that broadcasts to (N, 1, H', W') = {size}, "
+            f"got {tuple(noise.shape)}"
+        )
     return reference(
         x, weight, styles, noise, bias, up, down, pads, resample_filter, demodulate, flip_weight, normalize,
         input_gain, act, alpha, gain, clamp,
     )  # fmt: skip
+
+
+def broadcastable(shape: Sequence[int], to: Sequence[int]) -> bool:
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
