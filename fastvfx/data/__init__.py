@@ -1,4 +1,4 @@
-"""Captures on disk, cameras, images and films."""
+"""Captures and photographs on disk, cameras, images and films."""
 
 from .bounds import SceneBounds, scene_bounds, visual_hull
 from .cameras import Cameras, distort, undistort
@@ -6,11 +6,14 @@ from .dataset import PosedImages, RayBatch
 from .errors import DataError
 from .images import atomic_path, atomic_write, over_background, parse_color, read_image, write_image, write_video
 from .paths import axes_center, camera_path, interpolate_poses, look_at, orbit_path
+from .photos import PhotoBatch, Photos, load_photos
 from .transforms import load_transforms
 
 __all__ = [
     "Cameras",
     "DataError",
+    "PhotoBatch",
+    "Photos",
     "PosedImages",
     "RayBatch",
     "SceneBounds",
@@ -20,6 +23,7 @@ __all__ = [
     "camera_path",
     "distort",
     "interpolate_poses",
+    "load_photos",
     "load_transforms",
     "look_at",
     "orbit_path",

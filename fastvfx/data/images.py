@@ -103,6 +103,20 @@ def _sync_folder(folder: Path) -> None:
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def naming_damage(where: object) -> Iterator[None]:
+    """Makes what Pillow raises on a damaged file a :class:`DataError` that names it."""
+    pil = require("PIL.Image", extra="data", purpose="reading images")
+    try:
+        yield
+    except DataError:
+        raise
+    except pil.DecompressionBombError as error:
+        raise DataError(f"{where}: the image is too large to be read safely: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise DataError(f"{where}: the image is damaged or not an image: {error}") from error
+
+
 def read_image(path: PathLike) -> Tensor:
     """Read an image as (H, W, C), C = 3 (RGB) or 4 (RGBA, straight alpha).
 
@@ -120,21 +134,14 @@ def read_image(path: PathLike) -> Tensor:
     if path.suffix.lower() == ".exr":
         return _read_deep(path)
     pil = require("PIL.Image", extra="data", purpose="reading images")
-    try:
-        with pil.open(path) as image:
-            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-                return _from_gray(np.asarray(image), path)
-            # Pillow cuts 16-bit colour down to 8 bits.
-            if path.suffix.lower() == ".png" and _png_depth(path) == 16:
-                return _read_deep(path)
-            alpha = image.getbands()[-1] in ("A", "a") or "transparency" in image.info
-            pixels = np.array(image.convert("RGBA" if alpha else "RGB"))
-    except DataError:
-        raise
-    except pil.DecompressionBombError as error:
-        raise DataError(f"{path}: the image is too large to be read safely: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # What Pillow raises on damaged files.
-        raise DataError(f"{path}: the image is damaged or not an image: {error}") from error
+    with naming_damage(path), pil.open(path) as image:
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return _from_gray(np.asarray(image), path)
+        # Pillow cuts 16-bit colour down to 8 bits.
+        if path.suffix.lower() == ".png" and _png_depth(path) == 16:
+            return _read_deep(path)
+        alpha = image.getbands()[-1] in ("A", "a") or "transparency" in image.info
+        pixels = np.array(image.convert("RGBA" if alpha else "RGB"))
     return torch.from_numpy(pixels)
 
 
