@@ -32,10 +32,10 @@ def grid_sample(
     y = _pixels(grid[..., 1], height, padding_mode, align_corners)
     flat = wide.reshape(n, channels, height * width)
 
-    def pixel(ix: Tensor, iy: Tensor) -> Tensor:
-        inside = (ix >= 0) & (ix < width) & (iy >= 0) & (iy < height)  # (N, H', W')
-        index = torch.where(inside, iy * width + ix, 0).long().flatten(1)[:, None]  # (N, 1, H' W')
-        values = flat.gather(2, index.expand(-1, channels, -1)).reshape(n, channels, *ix.shape[1:])
+    def pixel(column: Tensor, row: Tensor) -> Tensor:
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # (N, H', W')
+        index = torch.where(inside, row * width + column, 0).long().flatten(1)[:, None]  # (N, 1, H' W')
+        values = flat.gather(2, index.expand(-1, channels, -1)).reshape(n, channels, *column.shape[1:])
         return torch.where(inside[:, None], values, 0)
 
     if mode == "nearest":
