@@ -28,6 +28,7 @@ from .functional import (
 )
 from .grid import GridLevel, HashGridSpec
 from .network import MLP
+from .normalization import MinibatchStddev, PixelNorm
 from .rays import OccupancyGrid
 from .render import VolumeRenderer
 
@@ -41,8 +42,10 @@ __all__ = [
     "GridLevel",
     "HashGrid",
     "HashGridSpec",
+    "MinibatchStddev",
     "ModulatedConv2d",
     "OccupancyGrid",
+    "PixelNorm",
     "SphericalHarmonics",
     "SynthesisLayer",
     "ToRGB",

@@ -20,7 +20,7 @@ PaddingLike = int | Sequence[int]
 
 def setup_filter(
     f: Tensor | Sequence[float] | Sequence[Sequence[float]] | float | None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     normalize: bool = True,
     flip_filter: bool = False,
     gain: float = 1,
@@ -30,7 +30,7 @@ def setup_filter(
 
     Args:
         f: taps, 1-D (the filter is their outer product with themselves) or 2-D; one number, or ``None`` for 1.
-        device: where the filter shall be.
+        device: where the filter shall be; ``None`` for where ``f`` is, or torch's default device.
         normalize: make the taps add up to 1.
         flip_filter: mirror it.
         gain: of the whole 2-D filter.
@@ -44,7 +44,7 @@ def setup_filter(
         ValueError: no taps, more than 2 dimensions, or ``separable=True`` for a 2-D filter.
     """
     op = "setup_filter"
-    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
     if taps.dim() > 2 or taps.numel() == 0:
         raise ValueError(f"fastvfx.{op}: expected f with 1 or 2 dimensions and taps in it, got {tuple(taps.shape)}")
     if taps.dim() == 0:
@@ -59,7 +59,7 @@ def setup_filter(
         taps = taps / taps.sum()
     if flip_filter:
         taps = taps.flip(list(range(taps.dim())))
-    return (taps * gain ** (taps.dim() / 2)).to(device)
+    return taps * gain ** (taps.dim() / 2)
 
 
 def upfirdn2d(
