@@ -6,6 +6,7 @@ from .composite import CompositeOutput, composite, composite_alphas
 from .conv2d_resample import conv2d_resample
 from .filtered_lrelu import filtered_lrelu
 from .frequency import frequency
+from .grid_sample import grid_sample
 from .hashgrid import hashgrid
 from .march import RaySamples, march_rays, prune_samples
 from .mlp import mlp
@@ -25,6 +26,7 @@ __all__ = [
     "filter2d",
     "filtered_lrelu",
     "frequency",
+    "grid_sample",
     "hashgrid",
     "march_rays",
     "mlp",

@@ -6,6 +6,7 @@ from .composite import composite
 from .conv2d_resample import conv2d_resample
 from .filtered_lrelu import filtered_lrelu
 from .frequency import frequency
+from .grid_sample import grid_sample
 from .hashgrid import hashgrid
 from .march import march
 from .mlp import mlp
@@ -20,6 +21,7 @@ __all__ = [
     "conv2d_resample",
     "filtered_lrelu",
     "frequency",
+    "grid_sample",
     "hashgrid",
     "march",
     "mlp",
