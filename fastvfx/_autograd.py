@@ -28,14 +28,8 @@ def reference_double_backward(
     """
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Without a higher order to come, every tensor is a fresh leaf: a view made while gradients were off claims to
-        # require them, yet the graph does not lead through it. With one, it is an alias: an incoming gradient may
-        # itself depend on an input, and that path is not a part of this function's derivative.
-        def leaf(x: Tensor | None) -> Tensor | None:
-            return x if x is None else x.view_as(x) if keep and x.requires_grad else x.detach().requires_grad_()
-
-        leaves = [leaf(x) for x in inputs]
-        incoming = [leaf(g) for g in grad_outputs]
+        leaves = [_leaf(x, keep) for x in inputs]
+        incoming = [_leaf(g, keep) for g in grad_outputs]
         outputs = function(*leaves)
         live = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None and o.requires_grad]
         wanted = [x for x, gg in zip(leaves, grad_grads, strict=True) if x is not None and gg is not None]
@@ -59,3 +53,43 @@ def reference_double_backward(
             [None if x is None else next(second) for x in leaves],
             [None if g is None else next(second) for g in incoming],
         )
+
+
+def reference_backward(
+    function: Callable[..., Sequence[Tensor | None]],
+    inputs: Sequence[Tensor | None],
+    grad_outputs: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of ``function(*inputs)``, themselves differentiable if gradients are enabled.
+
+    For the derivative of a native backward that is written as a PyTorch formula of its own; ``None`` stands for what is
+    not there, as in :func:`reference_double_backward`.
+    """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [_leaf(x, keep) for x in inputs]
+        outputs = function(*leaves)
+        live = [
+            (o, g)
+            for o, g in zip(outputs, grad_outputs, strict=True)
+            if o is not None and g is not None and o.requires_grad
+        ]
+        if not live:
+            return [None] * len(inputs)
+        targets = [x for x in leaves if x is not None]
+        gradients = iter(
+            torch.autograd.grad(
+                [o for o, _ in live], targets, [g for _, g in live], create_graph=keep, allow_unused=True
+            )
+        )
+        return [None if x is None else next(gradients) for x in leaves]
+
+
+def _leaf(x: Tensor | None, keep: bool) -> Tensor | None:
+    """``x`` as an input to differentiate by.
+
+    Without a higher order to come (``keep``), every tensor is a fresh leaf: a view made while gradients were off claims
+    to require them, yet the graph does not lead through it. With one, it is an alias: an incoming gradient may itself
+    depend on an input, and that path is not a part of the function's derivative.
+    """
+    return x if x is None else x.view_as(x) if keep and x.requires_grad else x.detach().requires_grad_()

@@ -41,6 +41,7 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("use_huge_pages", &use_huge_pages);
   bind_aabb(m);
+  bind_bias_act(m);
   bind_composite(m);
   bind_hashgrid(m);
   bind_march(m);

@@ -86,3 +86,10 @@ def large_empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     if device.type != "cpu" or n_bytes < _HUGE or _ext._C is None or poisoned:
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.frombuffer(_ext._C.HostBlock(n_bytes), dtype=dtype).view(shape)
+
+
+def large_empty_like(like: Tensor) -> Tensor:
+    """``torch.empty_like`` of a dense tensor, strides included, by :func:`large_empty`."""
+    if like.device.type != "cpu" or like.nbytes < _HUGE:
+        return torch.empty_like(like)
+    return large_empty((like.numel(),), like.dtype, like.device).as_strided(like.size(), like.stride())

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .. import _check
-from ..reference.bias_act import ACTIVATIONS
-from ..reference.bias_act import bias_act as reference
+from .._autograd import reference_backward
+from .._backend import use_native
+from .._ops._common import accumulate_dtype
+from .._ops.bias_act import ACTIVATION
+from ..reference.bias_act import ACTIVATIONS, scaled_bias_act_backward, slope_needs_input
+from ..reference.bias_act import scaled_bias_act as reference
 
 
 def bias_act(
@@ -72,7 +78,161 @@ def bias_act(
                 f"got {tuple(b.shape)}"
             )
         dim %= x.dim()
-    return reference(x, b, dim, act, alpha, gain, clamp)
+    options = _Options(dim if b is not None else 0, act, alpha, gain, clamp)
+    if x.device.type == "cuda" or not use_native(op, x.device):
+        return reference(x, None, None, b, act, alpha, gain, clamp, dim)
+    return _native(x, None, None, b, options)
+
+
+def scaled_bias_act(
+    x: Tensor,
+    scale: Tensor | None,
+    noise: Tensor | None,
+    b: Tensor | None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    r"""What follows the convolution of a :func:`modulated_conv2d`, in one pass:
+    :math:`y = clamp(gain \cdot act(x \cdot scale_{nc} + noise_{np} + b_c))`.
+
+    For use inside the library: arguments are expected to have been checked.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        scale: ``(N, C)`` or ``None``.
+        noise: ``(N, 1, H, W)``, ``(1, 1, H, W)`` or ``None``.
+        b: ``(C,)`` or ``None``.
+        act, alpha, gain, clamp: as in :func:`bias_act`.
+
+    Returns:
+        The shape, dtype and memory format of ``x``; the dtypes of the others may differ from it.
+
+    Differentiable in all four tensors to any order.
+    """
+    op = "scaled_bias_act"
+    alpha, gain = checked_activation(op, act, alpha, gain, clamp)
+    if x.device.type == "cuda" or not use_native(op, x.device):
+        return reference(x, scale, noise, b, act, alpha, gain, clamp)
+    return _native(x, scale, noise, b, _Options(1, act, alpha, gain, clamp))
+
+
+class _Options(NamedTuple):
+    dim: int
+    act: str
+    alpha: float
+    gain: float
+    clamp: float | None
+
+    def codes(self) -> tuple[int, int, float, float, float | None]:
+        return self.dim, ACTIVATION[self.act], self.alpha, self.gain, self.clamp
+
+    @property
+    def slope_needs_input(self) -> bool:
+        return slope_needs_input(self.act, self.alpha)
+
+    @property
+    def slope_needs_result(self) -> bool:
+        return not self.slope_needs_input and (self.act != "linear" or self.clamp is not None)
+
+    @property
+    def slope_varies(self) -> bool:
+        """Whether it has a derivative itself."""
+        return self.act not in ("linear", "relu", "lrelu")
+
+
+def _native(x: Tensor, scale: Tensor | None, noise: Tensor | None, b: Tensor | None, options: _Options) -> Tensor:
+    wide = accumulate_dtype(x.dtype)
+    x = _dense(x, _format_of(x))
+    scale, noise, b = (None if t is None else t.to(wide).contiguous() for t in (scale, noise, b))
+    tensors = (x, scale, noise, b)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return _BiasAct.apply(*tensors, options)
+    return torch.ops.fastvfx.bias_act_fwd(*tensors, *options.codes())
+
+
+def _format_of(x: Tensor) -> torch.memory_format:
+    """The layout that the kernels keep: channels_last if ``x`` has it, else contiguous."""
+    if not x.is_contiguous():
+        for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if x.dim() == rank and x.is_contiguous(memory_format=layout):
+                return layout
+    return torch.contiguous_format
+
+
+def _dense(x: Tensor, layout: torch.memory_format) -> Tensor:
+    return x.contiguous(memory_format=layout)
+
+
+class _BiasAct(torch.autograd.Function):
+    """Keeps y where the slope follows from it: it is kept anyway, as the input of the next layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x, scale, noise, b, options):
+        y = torch.ops.fastvfx.bias_act_fwd(x, scale, noise, b, *options.codes())
+        from_input = options.slope_needs_input
+        _, scale_gradient, noise_gradient, b_gradient, _ = ctx.needs_input_grad
+        ctx.save_for_backward(
+            y if options.slope_needs_result else None,
+            x if from_input or scale_gradient else None,
+            scale,
+            noise if from_input else None,
+            b if from_input else None,
+        )
+        ctx.options, ctx.layout = options, _format_of(x)
+        ctx.wanted = scale_gradient, noise.shape[0] if noise_gradient else 0, b_gradient
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y):
+        gradients = _BiasActBackward.apply(
+            _dense(grad_y, ctx.layout), *ctx.saved_tensors, ctx.options, ctx.layout, ctx.wanted
+        )
+        wanted = (ctx.needs_input_grad[0], *ctx.wanted)
+        return *(g if w else None for g, w in zip(gradients, wanted, strict=True)), None
+
+
+class _BiasActBackward(torch.autograd.Function):
+    """The gradient as a function of its own, so that it has a derivative: a function of grad_y and y, or of x, scale,
+    noise and b where the slope needs them. What flows into y goes through the gradient of :class:`_BiasAct` again."""
+
+    @staticmethod
+    def forward(ctx: Any, grad_y, y, x, scale, noise, b, options, layout, wanted):
+        ctx.save_for_backward(grad_y, y, x, scale, noise, b)
+        ctx.options, ctx.layout, ctx.wanted = options, layout, wanted
+        ctx.set_materialize_grads(False)
+        return torch.ops.fastvfx.bias_act_bwd(grad_y, y, x, scale, noise, b, *options.codes(), *wanted)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads):
+        saved, options, wanted = ctx.saved_tensors, ctx.options, ctx.wanted
+        incoming = [g if w else None for g, w in zip(grad_grads, (True, *wanted), strict=True)]
+        if all(g is None for g in incoming):
+            return (None,) * 9
+        if torch.is_grad_enabled():
+            gradients = reference_backward(
+                lambda *tensors: scaled_bias_act_backward(*tensors, *options, *wanted), saved, incoming
+            )
+            return *gradients, None, None, None
+
+        grad_y, y, x, scale, noise, b = saved
+        gg_x, gg_scale, gg_noise, gg_b = incoming
+        gg_x = torch.zeros_like(grad_y) if gg_x is None else _dense(gg_x, ctx.layout)
+        gg_scale, gg_noise, gg_b = (None if g is None else g.contiguous() for g in (gg_scale, gg_noise, gg_b))
+        _, of_y, of_x, of_scale, of_noise, of_b, *_ = ctx.needs_input_grad
+        from_input = options.slope_needs_input
+        of_r = options.slope_varies and (of_y or (from_input and (of_x or of_scale or of_noise or of_b)))
+        gg_y, grad_x, grad_scale, grad_r = torch.ops.fastvfx.bias_act_bwd_bwd(
+            grad_y, gg_x, y, x, scale, noise, b, gg_scale, gg_noise, gg_b, *options.codes(), of_scale, of_r
+        )
+        grads = [grad_x if gg_scale is not None else None, grad_scale if of_scale else None, None, None]
+        if of_r and from_input:  # what flows into the argument of the activation goes on to what it is the sum of
+            through = (of_x, of_scale, noise.shape[0] if of_noise else 0, of_b)
+            linear = options._replace(act="linear", gain=1.0, clamp=None)
+            more = torch.ops.fastvfx.bias_act_bwd(grad_r, None, x, scale, None, None, *linear.codes(), *through[1:])
+            grads = [g if not t else m if g is None else g + m for g, m, t in zip(grads, more, through, strict=True)]
+        return gg_y, grad_r if of_r and not from_input else None, *grads, None, None, None
 
 
 def checked_activation(

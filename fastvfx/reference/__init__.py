@@ -1,7 +1,7 @@
 """Every operator in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests."""
 
 from .aabb import ray_aabb_intersect
-from .bias_act import bias_act
+from .bias_act import bias_act, scaled_bias_act
 from .composite import composite
 from .conv2d_resample import conv2d_resample
 from .filtered_lrelu import filtered_lrelu
@@ -28,6 +28,7 @@ __all__ = [
     "modulated_conv2d",
     "pack_bits",
     "ray_aabb_intersect",
+    "scaled_bias_act",
     "spherical_harmonics",
     "unpack_bits",
     "upfirdn2d",

@@ -65,6 +65,39 @@ FVX_HD ExpPair<float> exp_pair(float x) {
 FVX_HD double exp_of(double x) { return ::exp(x); }
 FVX_HD float exp_of(float x) { return exp_pair(x).e; }
 
+// log(1 + u) for 0 <= u <= 1: 2 atanh(u / (2 + u)), whose argument is at most 1/3; the first dropped term is 1e-9.
+FVX_HD double log1p_unit(double u) { return ::log1p(u); }
+FVX_HD float log1p_unit(float u) {
+  const float s = u / (2.0f + u), s2 = s * s;
+  float p = 1.0f / 13;
+  p = p * s2 + 1.0f / 11;
+  p = p * s2 + 1.0f / 9;
+  p = p * s2 + 1.0f / 7;
+  p = p * s2 + 1.0f / 5;
+  p = p * s2 + 1.0f / 3;
+  return 2.0f * (s + s * (s2 * p));
+}
+
+// 1 / (1 + e^-x)
+template <class A>
+FVX_HD A sigmoid_of(A x) {
+  return A(1) / (A(1) + exp_of(-x));
+}
+
+// From e^(-2|x|) - 1, which keeps its relative precision at 0 and cannot overflow.
+template <class A>
+FVX_HD A tanh_of(A x) {
+  const A em1 = exp_pair(x < A(0) ? 2 * x : -2 * x).em1;
+  const A t = em1 / (A(2) + em1);
+  return x < A(0) ? t : -t;
+}
+
+// log(1 + e^x)
+template <class A>
+FVX_HD A softplus_of(A x) {
+  return (x < A(0) ? A(0) : x) + log1p_unit(exp_of(x < A(0) ? x : -x));
+}
+
 template <class T>
 struct SinCos {
   T sin, cos;

@@ -44,19 +44,6 @@ struct MlpBwd : Mlp {
 
 FVX_BEGIN_ISA
 
-// log(1 + u) for 0 <= u <= 1: 2 atanh(u / (2 + u)), whose argument is at most 1/3; the first dropped term is 1e-9.
-FVX_HD double log1p_unit(double u) { return ::log1p(u); }
-FVX_HD float log1p_unit(float u) {
-  const float s = u / (2.0f + u), s2 = s * s;
-  float p = 1.0f / 13;
-  p = p * s2 + 1.0f / 11;
-  p = p * s2 + 1.0f / 9;
-  p = p * s2 + 1.0f / 7;
-  p = p * s2 + 1.0f / 5;
-  p = p * s2 + 1.0f / 3;
-  return 2.0f * (s + s * (s2 * p));
-}
-
 // Taylor polynomial on [-pi/2, pi/2]; the first dropped term is 7e-10.
 FVX_HD float sin_near_zero(float r) {
   const float r2 = r * r;
@@ -90,14 +77,11 @@ FVX_HD A activate(Activation kind, A z) {
     case Activation::leaky_relu:
       return z < A(0) ? A(0.01) * z : z;
     case Activation::sigmoid:
-      return A(1) / (A(1) + exp_of(-z));
-    case Activation::tanh: {
-      const A em1 = exp_pair(z < A(0) ? 2 * z : -2 * z).em1;
-      const A t = em1 / (A(2) + em1);
-      return z < A(0) ? t : -t;
-    }
+      return sigmoid_of(z);
+    case Activation::tanh:
+      return tanh_of(z);
     case Activation::softplus:
-      return (z < A(0) ? A(0) : z) + log1p_unit(exp_of(z < A(0) ? z : -z));
+      return softplus_of(z);
     case Activation::exp:
       return exp_of(z);
     case Activation::sine:

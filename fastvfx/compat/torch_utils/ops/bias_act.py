@@ -21,7 +21,9 @@ class ActivationSpec(NamedTuple):
 
 
 activation_funcs: dict[str, ActivationSpec] = {
-    name: ActivationSpec(lambda x, alpha=kind.alpha, function=kind.function, **_: function(x, alpha), *kind[1:])
+    name: ActivationSpec(
+        lambda x, alpha=kind.alpha, function=kind.function, **_: function(x, alpha), kind.alpha, kind.gain
+    )
     for name, kind in ACTIVATIONS.items()
 }
 
