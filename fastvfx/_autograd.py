@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,3 +94,24 @@ def _leaf(x: Tensor | None, keep: bool) -> Tensor | None:
     depend on an input, and that path is not a part of the function's derivative.
     """
     return x if x is None else x.view_as(x) if keep and x.requires_grad else x.detach().requires_grad_()
+
+
+def gradients_wanted(ctx: Any) -> list[bool]:
+    """Which gradients the running backward pass uses, one for each argument of the forward.
+
+    ``ctx.needs_input_grad`` says which inputs require one. ``torch.autograd.grad`` often asks for less: R1 wants the
+    derivative by the image and none by the weights, which would double the cost of a convolution's backward.
+    """
+    needed = list(ctx.needs_input_grad)
+    asks = getattr(torch._C, "_will_engine_execute_node", None)
+    if torch.compiler.is_compiling() or asks is None:
+        return needed
+    nodes = iter([node for node, _ in ctx.next_functions if node is not None])  # of the inputs that require a gradient
+
+    def wanted(node: Any) -> bool:
+        try:
+            return asks(node)
+        except RuntimeError:  # a leaf that is asked for by name, or no pass of the engine's
+            return True
+
+    return [need and wanted(next(nodes)) for need in needed]

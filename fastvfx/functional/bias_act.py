@@ -118,6 +118,20 @@ def scaled_bias_act(
     return _native(x, scale, noise, b, _Options(1, act, alpha, gain, clamp))
 
 
+def scale_gradients(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivative of ``x`` times ``scale``, by both in one pass: ``grad scale_{nc}`` and the sums of ``grad x`` over
+    pixels, (N, C). For use inside the library, with images of one dtype; differentiable to any order."""
+    if x.device.type == "cuda" or not use_native("scaled_bias_act", x.device):
+        wide = accumulate_dtype(x.dtype)
+        products = grad.to(wide) * scale[:, :, None, None]
+        return products.to(x.dtype), (grad.to(wide) * x.to(wide)).sum([2, 3])
+    layout = _format_of(x)
+    tensors = _dense(grad, layout), None, _dense(x, layout), scale.contiguous(), None, None
+    options = _Options(1, "linear", 0.0, 1.0, None)
+    grad_x, grad_scale, _, _ = _BiasActBackward.apply(*tensors, options, layout, (True, 0, False))
+    return grad_x, grad_scale
+
+
 class _Options(NamedTuple):
     dim: int
     act: str

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _check
+from .._backend import use_native
+from .._ops.conv2d import Geometry
 from ..reference.conv2d_resample import conv2d_resample as reference
+from .scaled_conv2d import scaled_conv2d
 from .upfirdn2d import (
     Padding,
     PaddingLike,
@@ -14,6 +20,7 @@ from .upfirdn2d import (
     checked_factor,
     checked_padding,
     filter_size,
+    upfirdn2d,
 )
 
 
@@ -68,7 +75,48 @@ def conv2d_resample(
             f"groups={groups}, got {tuple(w.shape)}"
         )
     output_size(op, x, w, f, up, down, pads)
-    return reference(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
+    if not use_native(op, x.device) or x.shape[0] == 0:
+        return reference(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
+    return resampled(x, None, w, f, up, down, pads, groups, flip_weight, flip_filter).to(x.dtype)
+
+
+def resampled(
+    x: Tensor,
+    s: Tensor | None,
+    w: Tensor,
+    f: Tensor | None,
+    up: int,
+    down: int,
+    padding: Padding,
+    groups: int,
+    flip_weight: bool,
+    flip_filter: bool,
+) -> Tensor:
+    """:func:`conv2d_resample` of ``x`` times ``s`` (N, I), with the order of the steps that is the least work.
+
+    The result has the dtype that it was computed in. Factors of channels pass through filters, and so do kernels of one
+    pixel; a filter and a convolution change places, so that only the pixels are convolved that are new or are kept.
+    """
+    pads = left, right, top, bottom = resampling_pads(f, up, down, padding)
+    kh, kw = w.shape[2:]
+    fir = partial(upfirdn2d, f=f, flip_filter=flip_filter)
+    correlating = Geometry(flip=not flip_weight, groups=groups)
+    if up == 1 and down == 1:
+        if left != right or top != bottom or min(pads) < 0:
+            x, left, top = F.pad(x, pads), 0, 0  # negative pads crop
+        return scaled_conv2d(x, s, w, correlating._replace(padding=(top, left)))
+    if up == 1:
+        stride = down if max(kh, kw) > 1 else 1
+        x = fir(x, down=down // stride, padding=pads)
+        return scaled_conv2d(x, s, w, correlating._replace(stride=stride))
+    if max(kh, kw) == 1:
+        y = fir(scaled_conv2d(x, s, w, correlating), up=up, padding=pads, gain=up**2)
+    else:
+        y = scaled_conv2d(x, s, w, Geometry(up, transposed=True, flip=flip_weight, groups=groups))
+        # The transposed convolution has kernel - 1 pixels more at each end, but no zeros behind the last pixel.
+        pads = left - (kw - 1), right - (kw - up), top - (kh - 1), bottom - (kh - up)
+        y = fir(y, padding=pads, gain=up**2)
+    return fir(y, down=down) if down > 1 else y
 
 
 def resampling_pads(f: Tensor | None, up: int, down: int, padding: Padding) -> Padding:

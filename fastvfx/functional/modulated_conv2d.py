@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check
+from .._backend import use_native
+from .._ops._common import accumulate_dtype
+from ..reference.modulated_conv2d import EPS
 from ..reference.modulated_conv2d import modulated_conv2d as reference
-from .bias_act import checked_activation
-from .conv2d_resample import output_size
+from .bias_act import checked_activation, scaled_bias_act
+from .conv2d_resample import output_size, resampled
 from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding
 
 
@@ -102,10 +106,53 @@ def modulated_conv2d(
             f"fastvfx.{op}: expected noise of a shape that broadcasts to (N, 1, H', W') = {size}, "
             f"got {tuple(noise.shape)}"
         )
-    return reference(
-        x, weight, styles, noise, bias, up, down, pads, resample_filter, demodulate, flip_weight, normalize,
-        input_gain, act, alpha, gain, clamp,
-    )  # fmt: skip
+    if not use_native(op, x.device) or n == 0:
+        return reference(
+            x, weight, styles, noise, bias, up, down, pads, resample_filter, demodulate, flip_weight, normalize,
+            input_gain, act, alpha, gain, clamp,
+        )  # fmt: skip
+    if noise is not None:
+        noise = noise.expand(noise.shape[0] if noise.dim() == 4 else 1, *size[1:])
+    scale, s = _factors(x, weight, styles, demodulate, normalize, input_gain)
+    y = resampled(x, s, weight, resample_filter, up, down, pads, 1, flip_weight, flip_filter=False)
+    return scaled_bias_act(y, scale, noise, bias, act, alpha, gain, clamp).to(x.dtype)
+
+
+def _factors(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, normalize: bool, input_gain: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
+    """What the result (N, O) and the images (N, I) are multiplied by, around a convolution with ``weight`` as it is."""
+    dtype = accumulate_dtype(x.dtype)
+    s = styles.to(dtype)
+    scale = None
+    if demodulate or normalize:
+        norms = _SquareSums.apply(weight.to(dtype))  # (O, I)
+        rms = None
+        if normalize:
+            rms = (norms.sum(1) / weight[0].numel()).rsqrt()  # (O,), of a whole filter
+            norms = norms * rms.square()[:, None]
+            s = s * s.square().mean().rsqrt()
+            scale = rms.expand(s.shape[0], -1)
+        if demodulate:
+            d = (s.square() @ norms.T + EPS).rsqrt()  # (N, O)
+            scale = d if rms is None else d * rms
+    if input_gain is not None:
+        s = s * input_gain.to(dtype)
+    return scale, s
+
+
+class _SquareSums(torch.autograd.Function):
+    """Squares added up over the last two dimensions; keeps the tensor and makes no squares of its size."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor):
+        ctx.save_for_backward(w)
+        return torch.einsum("oikl,oikl->oi", w, w)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        (w,) = ctx.saved_tensors
+        return w * (2 * grad)[:, :, None, None]
 
 
 def broadcastable(shape: Sequence[int], to: Sequence[int]) -> bool:
