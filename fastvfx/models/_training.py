@@ -1,10 +1,10 @@
-"""How any training ends: by Ctrl-C, or because its numbers are lost."""
+"""What any training needs: when it ends, and how it saves on the way."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -33,3 +33,17 @@ def interrupts() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def used_up(*budgets: tuple[float, float | None]) -> float:
+    """How much of the scarcest budget is used up: from pairs of what is used and of all, ``None`` for no limit."""
+    return max(0.0 if limit is None else used / limit if limit else 1.0 for used, limit in budgets)
+
+
+def save_or_warn(save: Callable[[], None], on_warning: Callable[[str], None] | None) -> None:
+    """A checkpoint on the way: one that can't be written is no reason to end a training."""
+    try:
+        save()
+    except OSError as error:
+        if on_warning is not None:
+            on_warning(str(error))

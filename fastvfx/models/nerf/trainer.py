@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ...data import Cameras, PosedImages, RayBatch, SceneBounds, over_background
 from .. import checkpoint as files
-from .._training import Diverged, interrupts
+from .._training import Diverged, interrupts, save_or_warn, used_up
 from .config import NerfConfig
 from .losses import color_loss, distortion_loss, opacity_entropy
 from .renderer import Nerf, TrainingRays
@@ -169,7 +170,10 @@ class Trainer:
             raise ValueError("fastvfx.models.nerf.Trainer.fit: expected max_steps or max_seconds")
         with interrupts() as interrupted:
             saved_at = time.perf_counter()
-            while (progress := self._progress(max_steps, max_seconds)) < 1 and not interrupted.is_set():
+            while not interrupted.is_set():
+                progress = used_up((self.step, max_steps), (self.seconds, max_seconds))
+                if progress >= 1:
+                    break
                 self._probe_if_due(probe, progress)
                 start = time.perf_counter()
                 loss = self.train_step(progress)
@@ -181,7 +185,7 @@ class Trainer:
                 if on_step is not None:
                     on_step(self, progress)
                 if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_every:
-                    self._save_on_the_way(checkpoint, on_warning)
+                    save_or_warn(partial(self.save, checkpoint), on_warning)
                     saved_at = time.perf_counter()
             if probe is not None and (not self.history or self.history[-1].step < self.step):
                 self.history.append(Progress(self.step, self.seconds, probe(self.model)))
@@ -189,23 +193,11 @@ class Trainer:
                 self.save(checkpoint)
         return interrupted.is_set()
 
-    def _progress(self, max_steps: int | None, max_seconds: float | None) -> float:
-        by_steps = 0.0 if max_steps is None else self.step / max_steps if max_steps else 1.0
-        by_seconds = 0.0 if max_seconds is None else self.seconds / max_seconds if max_seconds else 1.0
-        return max(by_steps, by_seconds)
-
     def _probe_if_due(self, probe: Callable[[Nerf], float] | None, progress: float) -> None:
         if probe is None or self.step == 0:
             return
         if progress >= ((len(self.history) + 1) / _PROBES) ** 1.5:
             self.history.append(Progress(self.step, self.seconds, probe(self.model)))
-
-    def _save_on_the_way(self, path: Path, on_warning: Callable[[str], None] | None) -> None:
-        try:
-            self.save(path)
-        except OSError as error:
-            if on_warning is not None:
-                on_warning(str(error))
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,87 @@
+"""Which networks can be trained, and how those of all families are called alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import stylegan2
+from .._config import Config
+
+
+class Family(NamedTuple):
+    """A kind of network."""
+
+    config: type[Config]
+    module: Callable[[Any], nn.Module]
+
+
+GENERATORS: dict[str, Family] = {
+    "stylegan2": Family(stylegan2.GeneratorConfig, stylegan2.Generator),
+}
+DISCRIMINATORS: dict[str, Family] = {
+    "stylegan2": Family(stylegan2.DiscriminatorConfig, stylegan2.Discriminator),
+}
+
+
+def build(families: Mapping[str, Family], config: Config) -> nn.Module:
+    """The network that ``config`` describes."""
+    return families[_name(families, config)].module(config)
+
+
+def to_dict(families: Mapping[str, Family], config: Config) -> dict[str, Any]:
+    """For JSON, with the name of the family."""
+    return {"family": _name(families, config), **config.to_dict()}
+
+
+def from_dict(families: Mapping[str, Family], values: dict[str, Any]) -> Config:
+    """The inverse of :func:`to_dict`.
+
+    Raises:
+        ValueError: another family, or fields that this version does not know.
+    """
+    rest = dict(values)
+    name = rest.pop("family", None)
+    if name not in families:
+        raise ValueError(f"expected a family among {', '.join(families)}, got {name!r}")
+    return families[name].config.from_dict(rest)
+
+
+def _name(families: Mapping[str, Family], config: Config) -> str:
+    for name, family in families.items():
+        if type(config) is family.config:
+            return name
+    raise TypeError(
+        f"fastvfx.models.gan: expected a configuration of one of {', '.join(families)}, got {type(config).__name__}"
+    )
+
+
+def has_styles(generator: nn.Module) -> bool:
+    """Whether a generator consists of a mapping network and a synthesis network, as StyleGANs do."""
+    return hasattr(generator, "mapping") and hasattr(generator, "synthesis")
+
+
+def mix_styles(generator: Any, ws: Tensor, z: Tensor, c: Tensor | None, probability: float) -> Tensor:
+    """Replace the styles of each image's later layers, with that probability and from a random layer on, by those of z.
+
+    (Karras et al., StyleGAN, 2019, section 3.1.)
+
+    Args:
+        generator: one with styles.
+        ws: (N, layers, w_dim).
+        z, c: latents and labels of the other styles, (N, z_dim) and (N, c_dim) or ``None``.
+        probability: for each image.
+
+    Returns:
+        (N, layers, w_dim).
+    """
+    n, layers, _ = ws.shape
+    if layers < 2:
+        return ws
+    start = torch.randint(1, layers, (n, 1), device=ws.device)
+    mixed = torch.rand((n, 1), device=ws.device) < probability
+    later = torch.arange(layers, device=ws.device) >= start  # (N, layers)
+    return torch.where((later & mixed)[..., None], generator.mapping(z, c), ws)
