@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +79,9 @@ def interpreted() -> dict[str, list[Tensor]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, list[Tensor]]:
+    releases = [tuple(int(n) for n in version(name).split(".")[:2]) for name in ("triton", "numpy")]
+    if releases[0] < (3, 6) and releases[1] >= (2, 4):
+        pytest.skip("the interpreter of Triton before 3.6 fails with NumPy from 2.4 on; kernels on a GPU do not")
     path = tmp_path_factory.mktemp("interpreted") / "results.pt"
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}

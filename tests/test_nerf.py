@@ -345,12 +345,20 @@ def test_regularisers_train() -> None:
     assert trainer.loss < first
 
 
-def test_probe_agrees_with_evaluation() -> None:
-    """On all pixels of one view both are the PSNR of that view."""
+@pytest.mark.parametrize("n_views", [1, 3])
+def test_probe_of_every_pixel_is_the_evaluation(n_views: int) -> None:
+    """Both are the mean over views of the PSNR of a view, and not the PSNR of all pixels together."""
     trainer = Trainer(ball(), SMALL)
     trainer.fit(max_steps=30)
-    view = ball(1)
-    assert Probe(view, WHITE)(trainer.model) == pytest.approx(evaluate(trainer.model, view, WHITE).psnr, abs=1e-3)
+    views = ball(n_views)
+    exact = evaluate(trainer.model, views, WHITE).psnr
+    assert Probe(views, WHITE, n_views * 32 * 32)(trainer.model) == pytest.approx(exact, abs=1e-3)
+
+
+def test_probe_looks_at_enough_of_a_view() -> None:
+    """Where there are many views, at some of them rather than at a handful of pixels of each."""
+    assert Probe(ball(8), WHITE, 1024).counts == [256] * 4
+    assert Probe(ball(8), WHITE, 100).counts == [100]
 
 
 def test_history_and_its_clock() -> None:

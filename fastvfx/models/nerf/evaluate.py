@@ -14,6 +14,9 @@ from ...data import PosedImages, over_background, write_image
 from ...metrics import psnr, ssim
 from .renderer import Nerf
 
+# Of a view, for its PSNR to mean something.
+_LEAST_PIXELS = 256
+
 
 @dataclass(frozen=True)
 class ViewScore:
@@ -97,23 +100,32 @@ def depth_picture(depth: Tensor, opacity: Tensor) -> Tensor:
 
 
 class Probe:
-    """A quick PSNR during training, on a fixed sample of the pixels of held-out views.
+    """A quick estimate of :attr:`Evaluation.psnr` during training, from a fixed sample of the pixels of held-out views.
 
     Args:
         data: the views.
         background: as in :func:`evaluate`.
-        n_pixels: how many, spread evenly over all pixels of all views.
+        n_pixels: how many in all, spread evenly over each view; no view gets fewer than 256 of its pixels, so that
+            of very many views only some are looked at.
     """
 
     def __init__(self, data: PosedImages, background: Tensor, n_pixels: int = 8192) -> None:
-        count = data.pixels.shape[0]
-        at = torch.linspace(0, count - 1, min(n_pixels, count), dtype=torch.float64).long().to(data.pixels.device)
-        rays = data.rays_at(at)
-        self.origins, self.directions = rays.origins, rays.directions
+        n_views = min(len(data), max(1, n_pixels // _LEAST_PIXELS))
+        views = torch.linspace(0, len(data) - 1, n_views, dtype=torch.float64).round().long().tolist()
+        indices, self.counts = [], []
+        for view in views:
+            first, end = int(data.starts[view]), int(data.starts[view + 1])
+            count = min(n_pixels // n_views, end - first)
+            indices.append(torch.linspace(first, end - 1, count, dtype=torch.float64).long())
+            self.counts.append(count)
+        rays = data.rays_at(torch.cat(indices).to(data.pixels.device))
+        self.origins, self.directions = rays.origins, rays.directions  # (n_pixels, 3), view after view
         self.truth = over_background(rays.colors, background)
         self.background = background
 
     def __call__(self, model: Nerf) -> float:
-        """dB over all pixels of the sample together."""
+        """dB, mean over views."""
         parts = [output.rgb for output in model.render(self.origins, self.directions, self.background)]
-        return float(psnr(torch.cat(parts).clamp(0, 1), self.truth))
+        pairs = zip(torch.cat(parts).clamp(0, 1).split(self.counts), self.truth.split(self.counts), strict=True)
+        scores = [float(psnr(picture, truth)) for picture, truth in pairs]
+        return sum(scores) / len(scores)
