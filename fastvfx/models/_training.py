@@ -46,4 +46,4 @@ def save_or_warn(save: Callable[[], None], on_warning: Callable[[str], None] | N
         save()
     except OSError as error:
         if on_warning is not None:
-            on_warning(str(error))
+            on_warning(error.strerror or str(error))

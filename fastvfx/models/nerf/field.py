@@ -88,7 +88,7 @@ class RadianceField(nn.Module):
 
     def color(self, features: Tensor, directions: Tensor, ray_indices: Tensor) -> Tensor:
         """(N, features), (R, 3) unit directions and the ray of each sample (N,) to colours (N, 3)."""
-        return self.color_net(torch.cat([features, self.directions(directions)[ray_indices]], 1))
+        return self.color_net(_with_directions(features, self.directions(directions), ray_indices))
 
     def forward(self, x: Tensor, directions: Tensor, ray_indices: Tensor) -> tuple[Tensor, Tensor]:
         """Density (N,) and colour (N, 3) of samples, arguments as above."""
@@ -102,6 +102,11 @@ def _density(raw: Tensor, bias: float) -> Tensor:
     return torch.exp((raw + bias).clamp_(max=_LARGEST_LOG_DENSITY))
 
 
+def _with_directions(features: Tensor, directions: Tensor, ray_indices: Tensor) -> Tensor:
+    """(N, F) beside the row of each sample's ray in (R, D): (N, F + D). Whole rows at a time, which indexing is not."""
+    return torch.cat([features, directions.index_select(0, ray_indices)], 1)
+
+
 class _Split(torch.autograd.Function):
     """Output of the density network (N, F) to densities (N,) and, with the directions' (R, D), the colour's input.
 
@@ -113,19 +118,15 @@ class _Split(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, directions: Tensor, ray_indices: Tensor, bias: float
     ) -> tuple[Tensor, Tensor]:
-        n, width = features.shape
-        inputs = features.new_empty((n, width + directions.shape[1]))
-        inputs[:, :width] = features
-        inputs[:, width:] = directions[ray_indices]
         sigmas = _density(features[:, 0], bias)
         ctx.save_for_backward(sigmas)
-        ctx.width = width
-        return sigmas, inputs
+        ctx.width = features.shape[1]
+        return sigmas, _with_directions(features, directions, ray_indices)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_sigmas: Tensor, grad_inputs: Tensor) -> tuple[Tensor, None, None, None]:
         (sigmas,) = ctx.saved_tensors
         grad = grad_inputs[:, : ctx.width].contiguous()
-        grad[:, 0] += grad_sigmas * sigmas
+        grad[:, 0].addcmul_(grad_sigmas, sigmas)
         return grad, None, None, None

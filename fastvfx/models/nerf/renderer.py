@@ -152,4 +152,5 @@ def _intervals(samples: RaySamples) -> tuple[Tensor, Tensor, Tensor]:
 def _positions(origins: Tensor, directions: Tensor, samples: RaySamples) -> Tensor:
     """(N, 3) middles of the samples, scene coordinates."""
     t = (0.5 * (samples.t_starts + samples.t_ends))[:, None]
-    return torch.addcmul(origins[samples.ray_indices], directions[samples.ray_indices], t)
+    ray = samples.ray_indices
+    return torch.addcmul(origins.index_select(0, ray), directions.index_select(0, ray), t)
