@@ -188,6 +188,24 @@ def test_report_holds_everything(trained: Path, tmp_path: Path) -> None:
     assert "a &lt;ball&gt;" in page and "<svg" in page and "data:video/mp4" in page
     assert page.count("data:image/png") == 2 * 4  # two views: the truth, two runs, the depth
     assert 'src="http' not in page
+    assert "Settings, seed, number of threads and processor are the same." in page
+
+
+def test_report_says_what_differs(trained: Path, tmp_path: Path) -> None:
+    """A comparison of trainings that are not alike is no comparison of backends."""
+    other = shutil.copytree(trained, tmp_path / "other")
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["seed"], metrics["history"][0]["psnr"] = 5, None
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    out = tmp_path / "report.html"
+    assert cli.run(["nerf", "report", str(trained), str(other), "--out", str(out)]) == 0
+    assert "The trainings differ in: seed." in out.read_text()
+
+
+@pytest.mark.parametrize("content", ["3", "{}", "[1, 2", '{"backend": "native"}'])
+def test_report_of_something_else(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    assert "metrics.json" in mistake(capsys, "nerf", "report", tmp_path, "--out", tmp_path / "report.html")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")

@@ -15,6 +15,8 @@ from ...data import DataError, atomic_write
 from ..plot import Curve, line_plot
 
 _VIEWS = 6
+_NEEDED = {"backend", "data", "fastvfx", "history", "processor", "psnr_test", "samples_per_second", "steps", "threads"}
+_NEEDED |= {"torch", "train_seconds", "train_views"}
 _COLORS = ("#0b6bcb", "#c2410c", "#15803d", "#7c3aed")
 
 _STYLE = """
@@ -75,8 +77,8 @@ def _read(folder: Path) -> Run:
     path = folder / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"backend", "steps", "train_seconds", "psnr_test", "samples_per_second", "history"} - set(metrics)
-    except (OSError, ValueError) as error:
+        missing = _NEEDED - set(metrics)
+    except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
     if missing:
         raise DataError(f"{path}: {', '.join(sorted(missing))} is missing")
@@ -88,7 +90,7 @@ def _head(title: str, runs: list[Run]) -> str:
     machine = f"{m['processor']}, {m['threads']} thread{'s' if m['threads'] != 1 else ''}"
     if m.get("isa"):
         machine += f", {m['isa']} kernels"
-    lead = f"{m['train_views']} photographs, {m['train_seconds']:.0f} s of training"
+    lead = f"{m['train_views']} training views, {m['train_seconds']:.0f} s of training"
     if m["psnr_test"] is not None:
         lead += f": {m['psnr_test']:.2f} dB on views that were held out"
     if len(runs) > 1 and m["psnr_test"] is not None and runs[1].metrics["psnr_test"] is not None:
@@ -107,13 +109,30 @@ def _head(title: str, runs: list[Run]) -> str:
 
 def _plot(runs: list[Run]) -> str:
     curves = [
-        Curve(run.name, color, [(p["seconds"], p["psnr"]) for p in run.metrics["history"]])
+        # A PSNR that is no number (a picture without an error) is null in the file.
+        Curve(run.name, color, [(p["seconds"], p["psnr"]) for p in run.metrics["history"] if p["psnr"] is not None])
         for run, color in zip(runs, _COLORS * len(runs), strict=False)
     ]
     curves = [c for c in curves if c.points]
     if not curves:
         return ""
-    return f"<h2>Quality against time</h2>{line_plot(curves, 'seconds of training', 'PSNR of held-out pixels, dB')}"
+    note = (
+        "Mean over held-out views of their PSNR, here from a sample of their pixels, in the table from all of them. "
+        "Neither this nor saving counts as time of training."
+    )
+    if len(runs) > 1:
+        note += f" {_alike(runs)}"
+    plot = line_plot(curves, "seconds of training", "PSNR, held-out views, dB")
+    return f"<h2>Quality against time</h2>{plot}<p class=quiet>{note}</p>"
+
+
+def _alike(runs: list[Run]) -> str:
+    """What the reader would otherwise have to take on trust."""
+    names = {"config": "settings", "seed": "seed", "threads": "number of threads", "processor": "processor"}
+    differ = [name for key, name in names.items() if any(r.metrics.get(key) != runs[0].metrics.get(key) for r in runs)]
+    if differ:
+        return f"<b>The trainings differ in: {', '.join(differ)}.</b>"
+    return "Settings, seed, number of threads and processor are the same."
 
 
 def _table(runs: list[Run]) -> str:
@@ -138,7 +157,8 @@ def _table(runs: list[Run]) -> str:
             has_ratio = "per_second" in key and first and second
             cells += f"<td>{first / second:.1f}×</td>" if has_ratio else "<td></td>"
         body += f"<tr><td>{label}</td>{cells}</tr>"
-    return f"<h2>Speed</h2><table><tr><th></th>{head}</tr>{body}</table>"
+    note = "A sample is a point on a ray that goes through both networks, forwards and backwards."
+    return f"<h2>Speed</h2><table><tr><th></th>{head}</tr>{body}</table><p class=quiet>{note}</p>"
 
 
 def _views(runs: list[Run]) -> str:
