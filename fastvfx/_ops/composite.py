@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check
-from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, on, on_huge_pages, ptr
+from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, large_empty, on, ptr
 
 #: Same table as ``DepthMode`` in csrc/include/fastvfx/composite.h.
 DEPTH_MODE = {"expected": 0, "accumulated": 1, "first_hit": 2}
@@ -59,18 +60,39 @@ def _rays(
     )
 
 
+#: Makes a result with the shape of its first argument, of that dtype.
+_Like = Callable[[Tensor, torch.dtype], Tensor]
+
+
+def _fake_like(samples: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(samples, dtype=dtype)
+
+
+def _kept_like(offsets: Tensor | None, padded: bool) -> _Like:
+    """Results per sample in memory that is used again; the kernel fills all but the padding, which is 0."""
+
+    def like(samples: Tensor, dtype: torch.dtype) -> Tensor:
+        if padded and samples.device.type != "cpu":  # where the padding begins is not known without waiting
+            return torch.zeros_like(samples, dtype=dtype)
+        result = large_empty(tuple(samples.shape), dtype, samples.device)
+        if padded and offsets is not None:
+            result[int(offsets[-1]) :].zero_()
+        return result
+
+    return like
+
+
 def _outputs(
-    values: Tensor, rgbs: Tensor, offsets: Tensor | None, padded: bool, weights: bool, transmittance: bool
+    values: Tensor, rgbs: Tensor, offsets: Tensor | None, like: _Like, weights: bool, transmittance: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulate_dtype(values.dtype)
     n = _n_rays(values, offsets)
-    per_sample = torch.zeros_like if padded else torch.empty_like
     return (
         values.new_empty((n, rgbs.shape[-1]), dtype=dtype),
         values.new_empty((n,), dtype=dtype),
         values.new_empty((n,), dtype=dtype),
-        per_sample(values, dtype=dtype) if weights else values.new_empty((0,), dtype=dtype),
-        per_sample(values, dtype=dtype) if transmittance else values.new_empty((0,), dtype=dtype),
+        like(values, dtype) if weights else values.new_empty((0,), dtype=dtype),
+        like(values, dtype) if transmittance else values.new_empty((0,), dtype=dtype),
     )
 
 
@@ -78,7 +100,7 @@ def _fwd_fake(
     values, rgbs, t_starts, t_ends, offsets, background, alphas, depth_mode, depth_threshold, early_stop_eps, padded,
     weights, transmittance,
 ):  # fmt: skip
-    return _outputs(values, rgbs, offsets, padded, weights, transmittance)
+    return _outputs(values, rgbs, offsets, _fake_like, weights, transmittance)
 
 
 def _fwd(
@@ -87,7 +109,7 @@ def _fwd(
 ):  # fmt: skip
     if offsets is not None and values.device.type == "cpu":
         _check.offsets("composite", offsets, values.shape[0], padded)
-    outputs = on_huge_pages(_outputs(values, rgbs, offsets, padded, weights, transmittance))
+    outputs = _outputs(values, rgbs, offsets, _kept_like(offsets, padded), weights, transmittance)
     rgb, opacity, depth, w, T = outputs
     options = (alphas, depth_mode, depth_threshold, early_stop_eps)
     with on(values.device):
@@ -99,17 +121,16 @@ def _fwd(
 
 
 def _gradients(
-    values: Tensor, rgbs: Tensor, offsets: Tensor | None, padded: bool, t_gradients: bool, background_gradient: bool
+    values: Tensor, rgbs: Tensor, offsets: Tensor | None, like: _Like, t_gradients: bool, background_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulate_dtype(values.dtype)
-    like = torch.zeros_like if padded else torch.empty_like
     none = values.new_empty((0,), dtype=dtype)
     n = _n_rays(values, offsets)
     return (
-        like(values),
-        like(rgbs),
-        like(values, dtype=dtype) if t_gradients else none,
-        like(values, dtype=dtype) if t_gradients else torch.empty_like(none),
+        like(values, values.dtype),
+        like(rgbs, rgbs.dtype),
+        like(values, dtype) if t_gradients else none,
+        like(values, dtype) if t_gradients else torch.empty_like(none),
         values.new_empty((n, rgbs.shape[-1]), dtype=dtype) if background_gradient else torch.empty_like(none),
     )
 
@@ -119,7 +140,7 @@ def _bwd_fake(
     grad_weights, grad_transmittance, alphas, depth_mode, depth_threshold, early_stop_eps, padded, t_gradients,
     background_gradient,
 ):  # fmt: skip
-    return _gradients(values, rgbs, offsets, padded, t_gradients, background_gradient)
+    return _gradients(values, rgbs, offsets, _fake_like, t_gradients, background_gradient)
 
 
 def _bwd(
@@ -127,7 +148,8 @@ def _bwd(
     grad_weights, grad_transmittance, alphas, depth_mode, depth_threshold, early_stop_eps, padded, t_gradients,
     background_gradient,
 ):  # fmt: skip
-    grads = on_huge_pages(_gradients(values, rgbs, offsets, padded, t_gradients, background_gradient))
+    like = _kept_like(offsets, padded)
+    grads = _gradients(values, rgbs, offsets, like, t_gradients, background_gradient)
     grad_values, grad_rgbs, grad_t_starts, grad_t_ends, grad_background = grads
     scratch = opacity.new_empty((values.numel() // STRIDE + _n_rays(values, offsets),))
     options = (alphas, depth_mode, depth_threshold, early_stop_eps)
