@@ -5,8 +5,8 @@
 // of loops, and be faster from the cache; but from memory, where the samples come from, it is slower by a quarter.)
 #include "fastvfx/composite.h"
 
+#include "composite_lanes.h"
 #include "parallel.h"
-#include "vectors.h"
 
 FVX_BEGIN_ISA
 
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kLanes = 16;         // samples that every vector width divides
 constexpr int kBlock = 256;        // samples a block
-constexpr int64_t kRayGrain = 64;  // rays a chunk
+constexpr int64_t kRayGrain = 64;  // rays a chunk, at least
 
 // Samples [0, n) belong to the ray; [n, m) to the next ones: they can be read and count for nothing. [m, padded) lies
 // behind the last sample of all. `padded` is a multiple of kLanes.
@@ -26,17 +26,6 @@ FVX_HD Extent extent_of(int64_t first, int64_t end, int64_t n_samples) {
   const int n = int(min_of<int64_t>(kBlock, end - first));
   const int padded = (n + kLanes - 1) / kLanes * kLanes;
   return {n, int(min_of<int64_t>(padded, n_samples - first)), padded};
-}
-
-// x, or 0 if it does not count, whatever x is. Without a branch: compilers make one of `counts ? x : 0` and then cannot
-// vectorise the loop around it.
-FVX_HD float only_if(bool counts, float x) { return bits_to_float(float_to_bits(x) & (0u - uint32_t(counts))); }
-FVX_HD double only_if(bool counts, double x) {
-  uint64_t u;
-  __builtin_memcpy(&u, &x, 8);
-  u &= 0u - uint64_t(counts);
-  __builtin_memcpy(&x, &u, 8);
-  return x;
 }
 
 template <class A>
@@ -101,50 +90,17 @@ int attenuate(Block<A>& b, Extent block, A T, A eps) {
   return live;
 }
 
-// What the samples of a ray add up to.
-template <class A>
-struct Sums {
-  A w, wt;
-  A* colour;
-};
-
 #if defined(FVX_VECTORS)
 
-// Of three vectors of interleaved channels, the lanes of one channel, in two shuffles.
-template <int kSize, int kChannel>
-struct FromFirstTwo {
-  static constexpr int of(int l) { return 3 * l + kChannel < 2 * kSize ? 3 * l + kChannel : 0; }
-};
-template <int kSize, int kChannel>
-struct FromLast {
-  static constexpr int of(int l) { return 3 * l + kChannel < 2 * kSize ? l : 3 * l + kChannel - kSize; }
-};
-// Lane l of the j-th of those vectors belongs to this sample.
-template <int kSize, int kChannels, int kJ>
-struct SampleOf {
-  static constexpr int of(int l) { return (kJ * kSize + l) / kChannels; }
-};
-
-// One or three channels. Colours stay interleaved as they are in memory, and weights are spread to meet them.
+// One or three channels.
 template <class T, int kC>
 void accumulate_samples(const Block<acc_t<T>>& b, const T* rgbs, int live, Extent block, Sums<acc_t<T>>& sums) {
   using A = acc_t<T>;
   using V = Vec<A>;
   constexpr int N = V::kSize;
-  const V zero = V::all(A(0));
-  V w = zero, wt = zero, c0 = zero, c1 = zero, c2 = zero;
-  const auto add = [&](const A* weights, const A* t, const auto* colours) {
-    const V x = V::load(weights);
-    w = w + x;
-    wt = wt + x * V::load(t);
-    c0 = c0 + shuffle<SampleOf<N, kC, 0>>(x, x) * V::load(colours);
-    if constexpr (kC == 3) {
-      c1 = c1 + shuffle<SampleOf<N, kC, 1>>(x, x) * V::load(colours + N);
-      c2 = c2 + shuffle<SampleOf<N, kC, 2>>(x, x) * V::load(colours + 2 * N);
-    }
-  };
+  LaneSums<A, kC> lanes;
   int i = 0;
-  for (; i + N <= live; i += N) add(b.w + i, b.t + i, rgbs + kC * i);
+  for (; i + N <= live; i += N) lanes.add(V::load(b.w + i), V::load(b.t + i), rgbs + kC * i);
   if (i < live) {  // what follows is the next ray's, and may be NaN: its weight of 0 is not enough
     const int left = live - i;
     A t[N], colours[kC * N] = {};
@@ -156,17 +112,9 @@ void accumulate_samples(const Block<acc_t<T>>& b, const T* rgbs, int live, Exten
     } else {  // nothing to read behind the last sample of all
       for (int l = 0; l < kC * left; ++l) colours[l] = to_acc(rgbs[kC * i + l]);
     }
-    add(b.w + i, t, colours);
+    lanes.add(V::load(b.w + i), V::load(t), colours);
   }
-  sums.w += sum(w);
-  sums.wt += sum(wt);
-  if constexpr (kC == 3) {
-    sums.colour[0] += sum(shuffle<FromLast<N, 0>>(shuffle<FromFirstTwo<N, 0>>(c0, c1), c2));
-    sums.colour[1] += sum(shuffle<FromLast<N, 1>>(shuffle<FromFirstTwo<N, 1>>(c0, c1), c2));
-    sums.colour[2] += sum(shuffle<FromLast<N, 2>>(shuffle<FromFirstTwo<N, 2>>(c0, c1), c2));
-  } else {
-    sums.colour[0] += sum(c0);
-  }
+  lanes.add_to(sums);
 }
 
 #else
@@ -227,6 +175,14 @@ void forward_ray(const CompositeFwd& a, int64_t ray, Block<acc_t<T>>& b) {
   A trans = 1, hit_t = 0;
   bool hit = false;
   int64_t done = span.begin;
+#if defined(FVX_VECTORS)
+  if constexpr (kC > 0) {
+    if (in_one_loop<A>(a, span)) {
+      trans = sums_of_ray<T, kC>(a, span, sums);
+      done = span.end;
+    }
+  }
+#endif
   while (done < span.end) {
     const Extent block = extent_of(done, span.end, a.n_samples);
     load_opacities<T>(a, done, block, b);
@@ -445,7 +401,9 @@ void backward_ray(const CompositeBwd& a, int64_t ray, Block<acc_t<T>>& b) {
 
 template <class T, class Args, class Ray>
 void for_each_ray(const Args& a, const Ray& per_ray) {
-  parallel_for(a.threads, a.n_rays, kRayGrain, [&](int64_t begin, int64_t end) {
+  // A chunk starts where its thread did not leave off, which costs time: few of them, but enough to even out.
+  const int64_t grain = max_of(kRayGrain, min_of<int64_t>(1024, a.n_rays / (16 * max_of(a.threads, 1))));
+  parallel_for(a.threads, a.n_rays, grain, [&](int64_t begin, int64_t end) {
     Block<acc_t<T>> block;
     for (int64_t ray = begin; ray < end; ++ray) per_ray(ray, block);
   });
