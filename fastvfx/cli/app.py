@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from .gan_commands import Gan
+from .options import Backend, Count, Device, Number
+
 Capture = Positional[Annotated[Path, arg(metavar="DATA")]]
 Checkpoint = Positional[Annotated[Path, arg(metavar="CHECKPOINT")]]
-Number = Annotated[float | None, arg(metavar="NUMBER")]
-Count = Annotated[int | None, arg(metavar="INT")]
-Device = Literal["cpu", "cuda"]
-Backend = Literal["auto", "native", "reference"]
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,9 @@ class Nerf:
 
 def parse(arguments: list[str]) -> Callable[[], int]:
     """The command that the arguments ask for. Exits for ``--help`` and for arguments that do not parse."""
-    commands: Any = Annotated[Info, subcommand("info")] | Annotated[Nerf, subcommand("nerf")]
+    commands: Any = (
+        Annotated[Info, subcommand("info")] | Annotated[Nerf, subcommand("nerf")] | Annotated[Gan, subcommand("gan")]
+    )
     return tyro.cli(
         commands,
         config=(OmitSubcommandPrefixes, FlagCreatePairsOff),

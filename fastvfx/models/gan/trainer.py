@@ -150,7 +150,7 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(grads)
         self.meter.add(**{key: value.detach() for key, value in terms.items()}, **{f"grad_{name}": norm})
         if self.device.type == "cpu" and not math.isfinite(float(norm)):
-            raise self._diverged([f"grad_{name}"], {key: float(value) for key, value in terms.items()})
+            raise self._diverged([f"grad_{name}"], {key: value.item() for key, value in terms.items()})
         optimizer.step()
 
     def _diverged(self, bad: list[str], values: dict[str, float]) -> Diverged:
