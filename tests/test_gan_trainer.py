@@ -11,20 +11,23 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from fastvfx.data import Photos
-from fastvfx.models import stylegan2
+from fastvfx.models import stylegan2, stylegan3
 from fastvfx.models.gan import (
     AugmentConfig,
     CheckpointError,
     Diverged,
     Ema,
     GanConfig,
+    GrowConfig,
     LossConfig,
     OptimizerConfig,
+    Preset,
     TrainConfig,
     Trainer,
     grid,
@@ -363,7 +366,7 @@ def test_networks_fit_the_photographs() -> None:
         Trainer(photos(resolution=16), CONFIG)
     with pytest.raises(ValueError, match="labels of 3 numbers"):
         Trainer(photos(classes=3), CONFIG)
-    with pytest.raises(TypeError, match="expected a configuration of one of stylegan2"):
+    with pytest.raises(TypeError, match="expected a configuration of one of dcgan, pggan"):
         Trainer(photos(), replace(CONFIG, generator=CONFIG.discriminator))
 
 
@@ -409,20 +412,61 @@ def test_grid() -> None:
 # --- presets --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["stylegan2", "stylegan2-small", "r3gan", "adam-1e-3"])
-def test_every_preset_trains(name: str) -> None:
-    """Its losses and optimisers, on networks small enough for a test."""
-    config = preset(name, 8, batch=4)  # type: ignore[arg-type]
-    generator = replace(
-        config.generator,
-        z_dim=8,
-        w_dim=8,
-        synthesis=stylegan2.SynthesisConfig(**WIDTHS),  # type: ignore[call-arg]
-    )
-    config = replace(config, generator=generator, discriminator=replace(config.discriminator, **WIDTHS))  # type: ignore[arg-type]
-    trainer = Trainer(photos(), config)
-    trainer.fit(max_steps=2)
+def shrunk(config: GanConfig) -> GanConfig:
+    """The same recipe on networks small enough for a test."""
+    generator, discriminator = config.generator, config.discriminator
+    if isinstance(generator, stylegan2.GeneratorConfig):
+        generator = replace(generator, z_dim=8, w_dim=8, synthesis=replace(generator.synthesis, **WIDTHS))
+    elif isinstance(generator, stylegan3.GeneratorConfig):
+        small = replace(generator.synthesis, num_layers=4, margin_size=2, **WIDTHS)
+        generator = replace(generator, z_dim=8, w_dim=8, synthesis=small)
+    else:
+        generator = replace(generator, z_dim=8, **WIDTHS)  # type: ignore[arg-type, call-arg]
+    return replace(config, generator=generator, discriminator=replace(discriminator, **WIDTHS))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", get_args(Preset))
+def test_every_preset_trains(name: Preset, tmp_path: Path) -> None:
+    """Its losses, optimisers and kinds of networks; its checkpoint makes pictures."""
+    path = tmp_path / "c.safetensors"
+    trainer = Trainer(photos(resolution=16), shrunk(preset(name, 16, batch=4)))
+    trainer.fit(max_steps=2, checkpoint=path)
     assert all(math.isfinite(v) for row in trainer.history for v in row.values())
+    sampler = load_sampler(path)
+    assert sampler.images(sampler.latents(range(3)), truncation=0.5).shape == (3, 3, 16, 16)
+    assert len(list(sampler.path(sampler.latents(range(2)), None, 2))) == 4
+    again = Trainer(photos(resolution=16), shrunk(preset(name, 16, batch=4)))
+    again.restore(path)
+    assert same(weights(trainer), weights(again))
+
+
+def test_networks_grow() -> None:
+    """4x4, then 8x8 fading in, then 8x8; the optimisers begin anew, the average follows; resumed in the middle."""
+    config = shrunk(preset("pggan", 8, batch=4))
+    config = replace(config, grow=GrowConfig(4, fade_kimg=0.008, stable_kimg=0.008))
+    trainer, states = Trainer(photos(), config), []
+    trainer.fit(max_steps=6, on_step=lambda t, _: states.append(t.generator.growth))  # type: ignore[arg-type]
+    assert [(g.resolution, g.alpha) for g in states] == [(4, 1), (4, 1), (8, 0), (8, 0.5), (8, 1), (8, 1)]
+    assert trainer.ema.network.growth == trainer.discriminator.growth == states[-1]
+    assert max(int(s["step"]) for s in trainer.optimizers["generator"].state.values()) == 4
+
+
+def test_growing_resumes(tmp_path: Path) -> None:
+    config = shrunk(preset("pggan", 8, batch=4))
+    config = replace(config, grow=GrowConfig(4, fade_kimg=0.008, stable_kimg=0.008))
+    whole = Trainer(photos(), config)
+    whole.fit(max_steps=5)
+    for cut in (2, 3):
+        first, second = Trainer(photos(), config), Trainer(photos(), config)
+        first.fit(max_steps=cut, checkpoint=tmp_path / "c")
+        second.restore(tmp_path / "c")
+        second.fit(max_steps=5)
+        assert same(weights(whole), weights(second))
+
+
+def test_only_some_networks_grow() -> None:
+    with pytest.raises(ValueError, match=r"expected networks of fastvfx\.models\.pggan to grow"):
+        Trainer(photos(), replace(CONFIG, grow=GrowConfig()))
 
 
 def test_presets_say_what_their_papers_say() -> None:
@@ -439,10 +483,20 @@ def test_presets_say_what_their_papers_say() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("stylegan1", 64), "expected one of"), (("stylegan2", 48), "power of two from 8, got 48")],
+    ids=["name", "resolution"],
 )
 def test_bad_preset(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         preset(*arguments)
+
+
+def test_presets_without_an_option() -> None:
+    with pytest.raises(ValueError, match="expected no labels, sngan's networks take none, got 3"):
+        preset("sngan", 64, label_dim=3)
+    with pytest.raises(ValueError, match="expected networks of StyleGAN for bfloat16"):
+        preset("sngan", 64, bfloat16=True)
+    with pytest.raises(ValueError, match="expected batch of at least 1"):
+        preset("sngan", 64, batch=0)
 
 
 def test_bfloat16_trains() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .._config import Config
+from ..pggan import GrowthSchedule
 from . import networks
 from .augment import AugmentConfig
 from .losses import Adversarial
@@ -69,9 +70,13 @@ class GrowConfig(Config):
         fade_kimg, stable_kimg: thousands of images while a new resolution is faded in, and until the next one comes.
     """
 
-    start: int = 8
+    start: int = 4
     fade_kimg: float = 600.0
     stable_kimg: float = 600.0
+
+    def schedule(self, img_resolution: int) -> GrowthSchedule:
+        """In images, up to that resolution."""
+        return GrowthSchedule(img_resolution, self.start, int(self.stable_kimg * 1000), int(self.fade_kimg * 1000))
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class GanConfig:
             :class:`fastvfx.models.stylegan2.GeneratorConfig`.
         loss, train: see there.
         augment: what the discriminator's images go through; ``None`` for nothing.
-        grow: grow the networks; ``None`` trains the full resolution from the start.
+        grow: grow the networks, which must be those of :mod:`fastvfx.models.pggan`; ``None`` trains all of them from
+            the start.
     """
 
     generator: Config

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import stylegan2
+from .. import dcgan, pggan, stylegan2, stylegan3
 from .._config import Config
 
 
@@ -20,9 +20,14 @@ class Family(NamedTuple):
 
 
 GENERATORS: dict[str, Family] = {
+    "dcgan": Family(dcgan.GeneratorConfig, dcgan.Generator),
+    "pggan": Family(pggan.GeneratorConfig, pggan.Generator),
     "stylegan2": Family(stylegan2.GeneratorConfig, stylegan2.Generator),
+    "stylegan3": Family(stylegan3.GeneratorConfig, stylegan3.Generator),
 }
 DISCRIMINATORS: dict[str, Family] = {
+    "dcgan": Family(dcgan.DiscriminatorConfig, dcgan.Discriminator),
+    "pggan": Family(pggan.DiscriminatorConfig, pggan.Discriminator),
     "stylegan2": Family(stylegan2.DiscriminatorConfig, stylegan2.Discriminator),
 }
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
-from .. import stylegan2
+from .. import dcgan, pggan, stylegan2, stylegan3
 from .augment import AugmentConfig
-from .config import GanConfig, LossConfig, OptimizerConfig, TrainConfig
+from .config import GanConfig, GrowConfig, LossConfig, OptimizerConfig, TrainConfig
 
-Preset = Literal["stylegan2", "stylegan2-small", "r3gan", "adam-1e-3"]
+Preset = Literal[
+    "stylegan2",
+    "stylegan2-small",
+    "stylegan3-t",
+    "stylegan3-r",
+    "pggan",
+    "wgan",
+    "wgan-gp",
+    "sngan",
+    "r3gan",
+    "adam-1e-3",
+]
 
 
 def preset(
@@ -29,6 +41,14 @@ def preset(
       R1 and path lengths, style mixing, ADA; for GPUs (Karras et al. 2020, twice).
     - ``"stylegan2-small"``: the same with networks of a tenth of the size and without path lengths, for minutes on a
       processor.
+    - ``"stylegan3-t"``, ``"stylegan3-r"``: StyleGAN3's generators, without style mixing and path lengths; the weight
+      of R1 wants to be chosen for the data, the one here is a first guess (Karras et al. 2021).
+    - ``"pggan"``: progressive growing from 4x4 with WGAN-GP and drift (Karras et al. 2018).
+    - ``"wgan"``: DCGAN's networks, RMSprop(5e-5), weights clipped to 0.01, 5 critics (Arjovsky et al. 2017).
+    - ``"wgan-gp"``: DCGAN's networks, the critic without normalisation, penalty 10, 5 critics, Adam(1e-4, (0, 0.9))
+      (Gulrajani et al. 2017).
+    - ``"sngan"``: DCGAN's generator, a spectrally normalised discriminator, the hinge loss, Adam(2e-4, (0.5, 0.999))
+      (Miyato et al. 2018).
     - ``"r3gan"``: the relativistic loss with R1 and R2 in every step (Huang et al. 2024), on StyleGAN2's networks.
     - ``"adam-1e-3"``: StyleGAN2's networks and losses with Adam(1e-3, betas=(0.5, 0.999)) for both, without lazy
       regularisation, path lengths or ADA.
@@ -53,6 +73,8 @@ def preset(
         )
     if batch is not None and batch < 1:
         raise ValueError(f"fastvfx.models.gan.preset: expected batch of at least 1, got {batch}")
+    if label_dim > 0 and name in _WITHOUT_LABELS:
+        raise ValueError(f"fastvfx.models.gan.preset: expected no labels, {name}'s networks take none, got {label_dim}")
     config = _RECIPES[name](resolution, label_dim, batch)
     if bfloat16:
         config = in_bfloat16(config)
@@ -139,9 +161,72 @@ def _adam(resolution: int, label_dim: int, batch: int | None) -> GanConfig:
     return GanConfig(*networks, loss, TrainConfig(batch, generator=adam, discriminator=adam))
 
 
+def _stylegan3(config: Literal["t", "r"], resolution: int, label_dim: int, batch: int | None) -> GanConfig:
+    batch = 32 if batch is None else batch
+    _, discriminator = _stylegan2_networks(resolution, label_dim, batch, 32768, 512, 512, 8)
+    if config == "t":
+        generator = stylegan3.GeneratorConfig(img_resolution=resolution)
+    else:
+        generator = stylegan3.GeneratorConfig.config_r(resolution)
+    adam = OptimizerConfig(learning_rate=0.0025), OptimizerConfig(learning_rate=0.002)
+    # In proportion to the pixels, as for StyleGAN2, from 2 for T and 4 for R at 256 with a batch of 32.
+    gamma = (2 if config == "t" else 4) * (resolution / 256) ** 2 * 32 / batch
+    train = TrainConfig(batch, 1, *adam, ema_kimg=batch * 10 / 32)
+    return GanConfig(
+        replace(generator, c_dim=label_dim), discriminator, LossConfig(r1_gamma=gamma), train, AugmentConfig()
+    )
+
+
+def _pggan(resolution: int, label_dim: int, batch: int | None) -> GanConfig:
+    batch = 16 if batch is None else batch
+    adam = OptimizerConfig(learning_rate=1e-3)
+    return GanConfig(
+        pggan.GeneratorConfig(img_resolution=resolution),
+        pggan.DiscriminatorConfig(img_resolution=resolution, mbstd_group_size=4 if batch % 4 == 0 else 1),
+        LossConfig("wasserstein", gradient_penalty=10.0, drift=1e-3),
+        # The paper averages with a beta of 0.999 a step of 16 images, which halves in 11,000.
+        TrainConfig(batch, 1, adam, adam, ema_kimg=11.0, ema_rampup=None),
+        grow=GrowConfig(),
+    )
+
+
+def _dcgan(
+    normalization: dcgan.Normalization,
+    loss: LossConfig,
+    optimizer: OptimizerConfig,
+    n_critic: int,
+    resolution: int,
+    label_dim: int,
+    batch: int | None,
+) -> GanConfig:
+    return GanConfig(
+        dcgan.GeneratorConfig(img_resolution=resolution, channel_base=4096),
+        dcgan.DiscriminatorConfig(img_resolution=resolution, channel_base=4096, normalization=normalization),
+        loss,
+        TrainConfig(64 if batch is None else batch, n_critic, optimizer, optimizer),
+    )
+
+
+_WITHOUT_LABELS = ("pggan", "wgan", "wgan-gp", "sngan")
 _RECIPES: dict[str, Callable[[int, int, int | None], GanConfig]] = {
     "stylegan2": _stylegan2,
     "stylegan2-small": _stylegan2_small,
+    "stylegan3-t": partial(_stylegan3, "t"),
+    "stylegan3-r": partial(_stylegan3, "r"),
+    "pggan": _pggan,
+    "wgan": partial(
+        _dcgan, "batch", LossConfig("wasserstein", clip=0.01), OptimizerConfig("rmsprop", learning_rate=5e-5), 5
+    ),
+    "wgan-gp": partial(
+        _dcgan,
+        "none",
+        LossConfig("wasserstein", gradient_penalty=10.0),
+        OptimizerConfig(learning_rate=1e-4, betas=(0.0, 0.9)),
+        5,
+    ),
+    "sngan": partial(
+        _dcgan, "spectral", LossConfig("hinge"), OptimizerConfig(learning_rate=2e-4, betas=(0.5, 0.999)), 1
+    ),
     "r3gan": _r3gan,
     "adam-1e-3": _adam,
 }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...data import PhotoBatch, Photos
 from .. import checkpoint as files
+from .. import pggan
 from .._training import Diverged, interrupts, save_or_warn, used_up
 from . import objectives
 from .augment import AdaptiveProbability, Augment
@@ -74,6 +75,8 @@ class Trainer:
                 train.discriminator, self.discriminator, loss.discriminator_every if self.regular_d else None
             ),
         }
+        self.schedule = None if config.grow is None else config.grow.schedule(photos.resolution)
+        self.resolution = photos.resolution if config.grow is None else config.grow.start
         self.step = self.images = self.images_at_update = 0
         self.seconds = 0.0
         self.meter = Meter()
@@ -89,6 +92,7 @@ class Trainer:
             Diverged: a loss or a gradient is not finite. On a CPU the weights are still those of the step before.
         """
         config, train = self.config, self.config.train
+        self._grow()
         with _seeded(self.device, train.seed, self.step + 1):
             for _ in range(train.n_critic):
                 batch = self._update_discriminator()
@@ -100,6 +104,18 @@ class Trainer:
             self.images_at_update = self.images
         if self.device.type == "cpu" or self.step % _CHECK_EVERY == 0:
             self.check()
+
+    def _grow(self) -> None:
+        if self.schedule is None:
+            return
+        growth = self.schedule.at(self.images)
+        for network in (self.generator, self.discriminator, self.ema.network):
+            network.growth = growth  # type: ignore[assignment]
+        if growth.resolution != self.resolution:
+            # As the paper's program does: what the optimisers remember is about another network.
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
+            self.resolution = growth.resolution
 
     def check(self) -> None:
         """Look at what the steps since the last look gave; on a GPU, this waits for it.
@@ -114,6 +130,8 @@ class Trainer:
     def _update_discriminator(self) -> PhotoBatch:
         loss, n = self.config.loss, self.config.train.batch
         batch = self.photos.shuffled(self.images, n, self.config.train.seed, self.device)
+        if self.schedule is not None:
+            batch = batch._replace(images=self.discriminator.growth.images(batch.images))  # type: ignore[operator,union-attr]
         lazily = self.regular_d and self.step % loss.discriminator_every == 0
         fake_c = self._labels(n)
         with torch.no_grad():
@@ -266,6 +284,7 @@ class Trainer:
             "step": self.step,
             "images": self.images,
             "images_at_update": self.images_at_update,
+            "resolution": self.resolution,
             "seconds": self.seconds,
             "history": self.history,
             "history_every": self.history_every,
@@ -296,7 +315,7 @@ class Trainer:
             files.fill(network, stored.part(name), str(path))
             files.fill_optimizer(self.optimizers[name], network, stored.part(f"optimizer.{name}"))
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
-        self.images_at_update = state["images_at_update"]
+        self.images_at_update, self.resolution = state["images_at_update"], state["resolution"]
         self.history, self.history_every = state["history"], state["history_every"]
         self.meter = Meter(state["meter"])
         if self.control is not None:
@@ -325,12 +344,18 @@ def _check_fit(photos: Photos, config: GanConfig) -> None:
     generator: Any = config.generator
     discriminator: Any = config.discriminator
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        if network.img_resolution != photos.resolution or network.c_dim != photos.label_dim:
+        c_dim = getattr(network, "c_dim", 0)
+        if network.img_resolution != photos.resolution or c_dim != photos.label_dim:
             raise ValueError(
                 f"fastvfx.models.gan.Trainer: expected a {name} for images of {photos.resolution}x{photos.resolution} "
                 f"with labels of {photos.label_dim} numbers, as the photographs are, got img_resolution="
-                f"{network.img_resolution}, c_dim={network.c_dim}"
+                f"{network.img_resolution}, c_dim={c_dim}"
             )
+    if config.grow is not None and not (isinstance(generator, pggan.GeneratorConfig)):
+        raise ValueError(
+            "fastvfx.models.gan.Trainer: expected networks of fastvfx.models.pggan to grow, got "
+            f"{type(generator).__module__}"
+        )
 
 
 @contextmanager
