@@ -10,7 +10,9 @@ from .config import Architecture, DiscriminatorConfig, GeneratorConfig, MappingC
 from .discriminator import Discriminator, DiscriminatorBlock, DiscriminatorEpilogue
 from .generator import Generator
 from .mapping import MappingNetwork
+from .rosinality import from_rosinality, to_rosinality
 from .synthesis import SynthesisBlock, SynthesisNetwork
+from .weights import average_w, load_discriminator, load_generator
 
 __all__ = [
     "Architecture",
@@ -25,4 +27,9 @@ __all__ = [
     "SynthesisBlock",
     "SynthesisConfig",
     "SynthesisNetwork",
+    "average_w",
+    "from_rosinality",
+    "load_discriminator",
+    "load_generator",
+    "to_rosinality",
 ]

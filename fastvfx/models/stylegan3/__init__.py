@@ -11,6 +11,7 @@ from .fourier import SynthesisInput
 from .generator import Generator
 from .schedule import Signal, signals
 from .synthesis import SynthesisLayer, SynthesisNetwork
+from .weights import load_generator
 
 __all__ = [
     "Generator",
@@ -20,6 +21,7 @@ __all__ = [
     "SynthesisInput",
     "SynthesisLayer",
     "SynthesisNetwork",
+    "load_generator",
     "lowpass_filter",
     "signals",
 ]
