@@ -35,6 +35,7 @@ void bind_mlp(py::module_& m);
 void bind_frequency(py::module_& m);
 void bind_occupancy(py::module_& m);
 void bind_spherical_harmonics(py::module_& m);
+void bind_upfirdn2d(py::module_& m);
 
 }  // namespace fastvfx
 

@@ -49,4 +49,5 @@ PYBIND11_MODULE(_C, m) {
   bind_frequency(m);
   bind_occupancy(m);
   bind_spherical_harmonics(m);
+  bind_upfirdn2d(m);
 }

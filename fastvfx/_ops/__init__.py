@@ -1,5 +1,15 @@
 """Registration of every operator as ``torch.ops.fastvfx.*``."""
 
-from . import aabb, composite, frequency, hashgrid, march, mlp, occupancy, spherical_harmonics
+from . import aabb, composite, frequency, hashgrid, march, mlp, occupancy, spherical_harmonics, upfirdn2d
 
-__all__ = ["aabb", "composite", "frequency", "hashgrid", "march", "mlp", "occupancy", "spherical_harmonics"]
+__all__ = [
+    "aabb",
+    "composite",
+    "frequency",
+    "hashgrid",
+    "march",
+    "mlp",
+    "occupancy",
+    "spherical_harmonics",
+    "upfirdn2d",
+]

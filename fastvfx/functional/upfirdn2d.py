@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check
+from .._backend import use_native
+from .._ops._common import accumulate_dtype
 from ..reference.upfirdn2d import Padding
 from ..reference.upfirdn2d import upfirdn2d as reference
 
@@ -114,7 +117,15 @@ def upfirdn2d(
             f"fastvfx.{op}: expected an image of at least {fh}x{fw} pixels, the size of f, once upsampled and padded, "
             f"got {height}x{width} from x of shape {tuple(x.shape)}, up={up}, padding={padding}"
         )
-    return reference(x, f, up_xy, down_xy, pads, flip_filter, float(gain))
+    if not use_native(op, x.device):
+        return reference(x, f, up_xy, down_xy, pads, flip_filter, float(gain))
+    accumulate = accumulate_dtype(x.dtype)
+    f = torch.ones((1, 1), dtype=accumulate, device=x.device) if f is None else f.to(accumulate)
+    (up_x, up_y), (down_x, down_y) = up_xy, down_xy
+    pad, out_size = (pads[2], pads[0]), ((height - fh) // down_y + 1, (width - fw) // down_x + 1)
+    if f.dim() == 1 and f.requires_grad and torch.is_grad_enabled():
+        f = torch.outer(f, f)  # the kernels see that it is one
+    return _filtered(x, f, (out_size, (up_y, up_x), (down_y, down_x), pad, flip_filter, float(gain)))
 
 
 def filter2d(
@@ -157,6 +168,63 @@ def downsample2d(
         bottom + (fh - down_y) // 2,
     )
     return upfirdn2d(x, f, down=(down_x, down_y), padding=pads, flip_filter=flip_filter, gain=gain)
+
+
+# --- gradients: bilinear in x and f, so that two native kernels are closed under differentiation ----------------------
+
+#: Size of the output, up, down, padding in front; each (y, x); whether to correlate; gain.
+Options = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], bool, float]
+
+
+def _filtered(x: Tensor, f: Tensor, options: Options) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or f.requires_grad):
+        return _Upfirdn2d.apply(x, f, options)
+    return torch.ops.fastvfx.upfirdn2d_fwd(x, f, *options)
+
+
+def _adjoint(options: Options, in_size: tuple[int, int], f: Tensor) -> Options:
+    """What takes a gradient with respect to the output to one with respect to the input."""
+    _, up, down, pad, flip, gain = options
+    return in_size, down, up, (f.shape[0] - 1 - pad[0], f.shape[-1] - 1 - pad[1]), not flip, gain
+
+
+class _Upfirdn2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x, f, options):
+        ctx.save_for_backward(x if f.requires_grad else None, f)
+        ctx.in_size, ctx.options = (x.shape[2], x.shape[3]), options
+        return torch.ops.fastvfx.upfirdn2d_fwd(x, f, *options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out):
+        x, f = ctx.saved_tensors
+        grad_x = grad_f = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _filtered(grad_out, f, _adjoint(ctx.options, ctx.in_size, f))
+        if ctx.needs_input_grad[1]:
+            grad_f = _GradientToFilter.apply(x, grad_out, (f.shape[0], f.shape[1]), ctx.options)
+        return grad_x, grad_f, None
+
+
+class _GradientToFilter(torch.autograd.Function):
+    """The (fh, fw) inner products of ``grad_out`` with what each tap meets in ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x, grad_out, f_size, options):
+        ctx.save_for_backward(x, grad_out)
+        ctx.options = options
+        _, *others = options
+        return torch.ops.fastvfx.upfirdn2d_bwd_f(x, grad_out, f_size, *others)
+
+    @staticmethod
+    def backward(ctx: Any, grad_f):
+        x, grad_out = ctx.saved_tensors
+        grad_x = grad_grad_out = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _filtered(grad_out, grad_f, _adjoint(ctx.options, (x.shape[2], x.shape[3]), grad_f))
+        if ctx.needs_input_grad[1]:
+            grad_grad_out = _filtered(x, grad_f, ctx.options)
+        return grad_x, grad_grad_out, None, None
 
 
 # --- checks that the operators around upfirdn2d share -----------------------------------------------------------------

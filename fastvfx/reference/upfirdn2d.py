@@ -40,9 +40,11 @@ def upfirdn2d(
         max(-left, 0) : wide.shape[3] - max(-right, 0),
     ]
 
-    f = f * gain ** (f.dim() / 2)
+    if channels == 0:  # which conv2d refuses
+        return wide[:, :, : wide.shape[2] - f.shape[0] + 1 : down_y, : wide.shape[3] - f.shape[-1] + 1 : down_x].to(x)
     if not flip_filter:  # conv2d correlates
         f = f.flip(list(range(f.dim())))
+    wide = wide * gain
     kernel = f[None, None].expand(channels, 1, *f.shape)  # (C, 1, [fh,] fw)
     if f.dim() == 2:
         wide = F.conv2d(wide, kernel, groups=channels)

@@ -12,6 +12,7 @@
 #include "fastvfx/occupancy.h"
 #include "fastvfx/offsets.h"
 #include "fastvfx/spherical_harmonics.h"
+#include "fastvfx/upfirdn2d.h"
 
 namespace fastvfx {
 
@@ -47,6 +48,8 @@ void march_write(const MarchWrite& args);
 void hashgrid_fwd(const HashGridFwd& args);
 void hashgrid_bwd_table(const HashGridBwdTable& args);
 void hashgrid_bwd_x(const HashGridBwdX& args);
+void upfirdn2d_fwd(const Upfirdn2dFwd& args);
+void upfirdn2d_bwd_f(const Upfirdn2dBwdF& args);
 }  // namespace cuda
 
 }  // namespace fastvfx

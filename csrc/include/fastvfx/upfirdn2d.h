@@ -32,12 +32,15 @@ struct Upfirdn2dFwd : Upfirdn2dShape {
   void* out;
 };
 
+// On a GPU, blocks that sum for a filter's gradient, each of them into a row of its own; fastvfx/_ops/upfirdn2d.py too.
+constexpr int kUpfirdn2dBlocks = 256;
+
 // g_f[k, l] = gain sum over all outputs of g_out times the pixel that tap (k, l) meets.
 struct Upfirdn2dBwdF : Upfirdn2dShape {
   const void* x;
   const void* g_out;
   void* g_f;   // (taps_y, taps_x), of the accumulation type
-  void* work;  // GPU: (upfirdn2d_blocks, taps_y * taps_x) of the accumulation type
+  void* work;  // GPU: (kUpfirdn2dBlocks, taps_y * taps_x) of the accumulation type
 };
 
 }  // namespace fastvfx
