@@ -62,6 +62,14 @@ void bind_bias_act(py::module_& m) {
   bind_fwd("bias_act_fwd_cpu", cpu::bias_act_fwd);
   bind_bwd("bias_act_bwd_cpu", cpu::bias_act_bwd);
   bind_bwd_bwd("bias_act_bwd_bwd_cpu", cpu::bias_act_bwd_bwd);
+#if defined(FASTVFX_WITH_CUDA)
+  bind_fwd("bias_act_fwd_cuda", cuda::bias_act_fwd);
+  bind_bwd("bias_act_bwd_cuda", cuda::bias_act_bwd);
+  bind_bwd_bwd("bias_act_bwd_bwd_cuda", cuda::bias_act_bwd_bwd);
+  m.def("bias_act_sums", [](const Shared& shared, bool g_scale, bool g_noise, bool g_b) {
+    return cuda::bias_act_sums(shared_of(shared), g_scale, g_noise, g_b);
+  });
+#endif
 }
 
 }  // namespace fastvfx

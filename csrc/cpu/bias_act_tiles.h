@@ -11,7 +11,7 @@ namespace bias_act {
 
 constexpr int kBlock = 256;  // elements of a segment at most: stages hand them on in L1
 constexpr int64_t kTileElements = 1 << 15;
-constexpr int64_t kNarrowest = 256;  // pixels of a tile at least, where all channels must be in it
+constexpr int64_t kTilePixels = 2048;  // of a tile that must have all channels: with less, memory is read in snatches
 
 // `n` elements from `at` on, of which the first is of this channel and pixel.
 struct Segment {
@@ -30,7 +30,7 @@ class Tiles {
     const int64_t most = max_of<int64_t>(1, kTileElements / max_of<int64_t>(1, a.channels));
     if (a.interleaved || all_channels) {
       channels_ = a.channels;
-      pixels_ = a.interleaved ? most : max_of(kNarrowest, most / 16 * 16);
+      pixels_ = a.interleaved ? most : kTilePixels;
       pixels_ = min_of(pixels_, a.pixels);
     } else {
       pixels_ = min_of(kTileElements, a.pixels);
@@ -163,10 +163,8 @@ class Coefficients {
 
 // Sums of a gradient over pixels, images and channels. A tile adds up its own, in an order that does not depend on the
 // threads; finish() adds up the tiles.
-template <class T>
+template <class A>
 class Sums {
-  using A = acc_t<T>;
-
  public:
   // Which of them are wanted. g_scale (images, channels), g_noise (images, pixels), g_b (channels).
   Sums(const BiasAct& a, const Tiles& tiles, void* g_scale, void* g_noise, void* g_b)
@@ -195,7 +193,7 @@ class Sums {
     }
 
     // g_z of a segment, and what it is multiplied by in the sum for the scale.
-    void add(const Segment& s, const A* g_z, const T* x) {
+    void add(const Segment& s, const A* g_z, const A* x) {
       if (all_.a_.interleaved) {
         add_interleaved(s, g_z, x);
       } else {
@@ -222,7 +220,7 @@ class Sums {
     }
 
    private:
-    void add_planar(const Segment& s, const A* g_z, const T* x) {
+    void add_planar(const Segment& s, const A* g_z, const A* x) {
       const int64_t at = tile_.index * all_.tiles_.most_channels() + s.channel - tile_.c0;
       const bool first = s.pixel == tile_.p0;
       if (all_.g_b_) {
@@ -234,7 +232,7 @@ class Sums {
       if (all_.g_scale_) {
         A sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int i = 0; i < s.n; ++i) sum += g_z[i] * to_acc(x[i]);
+        for (int i = 0; i < s.n; ++i) sum += g_z[i] * x[i];
         all_.of_x_.data()[at] = first ? double(sum) : all_.of_x_.data()[at] + double(sum);
       }
       if (all_.g_noise_) {
@@ -244,7 +242,7 @@ class Sums {
       }
     }
 
-    void add_interleaved(const Segment& s, const A* g_z, const T* x) {
+    void add_interleaved(const Segment& s, const A* g_z, const A* x) {
       if (all_.g_b_) {
         A* lanes = lanes_.data() + s.channel;
         FVX_SIMD
@@ -253,7 +251,7 @@ class Sums {
       if (all_.g_scale_) {
         A* lanes = lanes_.data() + width_ + s.channel;
         FVX_SIMD
-        for (int i = 0; i < s.n; ++i) lanes[i] += g_z[i] * to_acc(x[i]);
+        for (int i = 0; i < s.n; ++i) lanes[i] += g_z[i] * x[i];
       }
       if (all_.g_noise_) {
         A* to = all_.g_noise_ + tile_.image * all_.a_.pixels + s.pixel;

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _ext
 from ._common import DTYPE_CODE, accumulate_dtype, define, executor, kernel, large_empty_like, on, ptr
 
 #: Same table as ``BiasActivation`` in csrc/include/fastvfx/bias_act.h.
@@ -44,6 +45,19 @@ def _shared(like, x, scale, noise, b, dim, act, alpha, gain, clamp, has_channels
     )  # fmt: skip
 
 
+def _on_vectors(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Tensors whose memory begins where 16 bytes may be read at once: GPU kernels do."""
+    return [t if t is None or t.device.type == "cpu" or t.data_ptr() % 16 == 0 else t.clone() for t in tensors]
+
+
+def _sums(like: Tensor, shared: Any, scale_gradient: bool, noise_gradient: bool, b_gradient: bool) -> Tensor | None:
+    """What the gradients of a GPU keep their partial sums in."""
+    if like.device.type == "cpu" or _ext._C is None:
+        return None
+    size = _ext._C.bias_act_sums(shared, scale_gradient, noise_gradient, b_gradient)
+    return like.new_empty((size,), dtype=accumulate_dtype(like.dtype))
+
+
 def _images_of(noise: Tensor | None) -> int:
     return 0 if noise is None else noise.shape[0]
 
@@ -53,6 +67,7 @@ def _fwd_fake(x, scale, noise, b, dim, act, alpha, gain, clamp):
 
 
 def _fwd(x, scale, noise, b, dim, act, alpha, gain, clamp):
+    x, scale, noise, b = _on_vectors(x, scale, noise, b)
     y = large_empty_like(x)
     per_image = scale is not None or noise is not None
     shared = _shared(
@@ -74,21 +89,23 @@ def _bwd_fake(grad_y, y, x, scale, noise, b, dim, act, alpha, gain, clamp, scale
 
 
 def _bwd(grad_y, y, x, scale, noise, b, dim, act, alpha, gain, clamp, scale_gradient, noise_images, b_gradient):
+    grad_y, y, x, scale, noise, b = _on_vectors(grad_y, y, x, scale, noise, b)
     wide = accumulate_dtype(grad_y.dtype)
     grad_x = large_empty_like(grad_y)
-    sums = grad_y.new_zeros if grad_y.numel() == 0 else grad_y.new_empty
-    grad_scale = sums(grad_y.shape[:2] if scale_gradient else (0,), dtype=wide)
-    grad_noise = sums((grad_y.shape[0], 1, *grad_y.shape[2:]) if noise_images else (0,), dtype=wide)
-    grad_b = sums((grad_y.shape[dim],) if b_gradient else (0,), dtype=wide)
+    empty = grad_y.new_zeros if grad_y.numel() == 0 else grad_y.new_empty
+    grad_scale = empty(grad_y.shape[:2] if scale_gradient else (0,), dtype=wide)
+    grad_noise = empty((grad_y.shape[0], 1, *grad_y.shape[2:]) if noise_images else (0,), dtype=wide)
+    grad_b = empty((grad_y.shape[dim],) if b_gradient else (0,), dtype=wide)
     per_image = scale is not None or noise is not None or scale_gradient or noise_images > 0
     shared = _shared(
         grad_y, x, scale, noise, b, dim, act, alpha, gain, clamp, b is not None or b_gradient, per_image,
         _images_of(noise),
     )  # fmt: skip
     with on(grad_y.device):
+        sums = _sums(grad_y, shared, scale_gradient, noise_images > 0, b_gradient)
         kernel("bias_act_bwd", grad_y.device)(
             shared, ptr(grad_y), ptr(y), ptr(grad_x), ptr(grad_scale) if scale_gradient else 0,
-            ptr(grad_noise) if noise_images else 0, ptr(grad_b) if b_gradient else 0, 0,
+            ptr(grad_noise) if noise_images else 0, ptr(grad_b) if b_gradient else 0, ptr(sums),
         )  # fmt: skip
     if noise_images and noise_images != grad_noise.shape[0]:
         grad_noise = grad_noise.sum(0, keepdim=True)
@@ -112,21 +129,24 @@ def _bwd_bwd(
     grad_y, grad_grad_x, y, x, scale, noise, b, grad_grad_scale, grad_grad_noise, grad_grad_b,
     dim, act, alpha, gain, clamp, scale_gradient, r_gradient,
 ):  # fmt: skip
+    grad_y, grad_grad_x, y, x, scale, noise, b = _on_vectors(grad_y, grad_grad_x, y, x, scale, noise, b)
+    grad_grad_scale, grad_grad_noise, grad_grad_b = _on_vectors(grad_grad_scale, grad_grad_noise, grad_grad_b)
     grad_grad_y = large_empty_like(grad_y)
     grad_x = large_empty_like(grad_y) if grad_grad_scale is not None else grad_y.new_empty((0,))
     grad_r = large_empty_like(grad_y) if r_gradient else grad_y.new_empty((0,))
-    sums = grad_y.new_zeros if grad_y.numel() == 0 else grad_y.new_empty
-    grad_scale = sums(grad_y.shape[:2] if scale_gradient else (0,), dtype=accumulate_dtype(grad_y.dtype))
+    empty = grad_y.new_zeros if grad_y.numel() == 0 else grad_y.new_empty
+    grad_scale = empty(grad_y.shape[:2] if scale_gradient else (0,), dtype=accumulate_dtype(grad_y.dtype))
     per_image = any(t is not None for t in (scale, noise, grad_grad_scale, grad_grad_noise)) or scale_gradient
     shared = _shared(
         grad_y, x, scale, noise, b, dim, act, alpha, gain, clamp, b is not None or grad_grad_b is not None, per_image,
         max(_images_of(noise), _images_of(grad_grad_noise)),
     )  # fmt: skip
     with on(grad_y.device):
+        sums = _sums(grad_y, shared, scale_gradient, False, False)
         kernel("bias_act_bwd_bwd", grad_y.device)(
             shared, ptr(grad_y), ptr(y), ptr(grad_grad_x), ptr(grad_grad_scale), ptr(grad_grad_noise), ptr(grad_grad_b),
             ptr(grad_grad_y), ptr(grad_x) if grad_grad_scale is not None else 0,
-            ptr(grad_scale) if scale_gradient else 0, ptr(grad_r) if r_gradient else 0, 0,
+            ptr(grad_scale) if scale_gradient else 0, ptr(grad_r) if r_gradient else 0, ptr(sums),
         )  # fmt: skip
     return grad_grad_y, grad_x, grad_scale, grad_r
 

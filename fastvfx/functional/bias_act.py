@@ -79,7 +79,7 @@ def bias_act(
             )
         dim %= x.dim()
     options = _Options(dim if b is not None else 0, act, alpha, gain, clamp)
-    if x.device.type == "cuda" or not use_native(op, x.device):
+    if not use_native(op, x.device):
         return reference(x, None, None, b, act, alpha, gain, clamp, dim)
     return _native(x, None, None, b, options)
 
@@ -113,7 +113,7 @@ def scaled_bias_act(
     """
     op = "scaled_bias_act"
     alpha, gain = checked_activation(op, act, alpha, gain, clamp)
-    if x.device.type == "cuda" or not use_native(op, x.device):
+    if not use_native(op, x.device):
         return reference(x, scale, noise, b, act, alpha, gain, clamp)
     return _native(x, scale, noise, b, _Options(1, act, alpha, gain, clamp))
 

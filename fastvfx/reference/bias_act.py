@@ -95,10 +95,11 @@ def scaled_bias_act(
 ) -> Tensor:
     """The maths of :func:`fastvfx.functional.bias_act.scaled_bias_act`, in float32 for 16-bit ``x``."""
     kind = ACTIVATIONS[act]
+    alpha = kind.alpha if alpha is None else alpha
     z = _before_activation(x, scale, noise, b, dim)
-    y = kind.function(z, kind.alpha if alpha is None else alpha) * (kind.gain if gain is None else gain)
+    y = kind.function(z, alpha) * (kind.gain if gain is None else gain)
     if clamp is not None:
-        y = clamped(y, clamp, x.dtype)
+        y = clamped(y, clamp, None if slope_needs_input(act, alpha) else x.dtype)
     return y.to(x.dtype)
 
 
@@ -138,6 +139,7 @@ def scaled_bias_act_backward(
     kind = ACTIVATIONS[act]
     wide = torch.float64 if grad_y.dtype is torch.float64 else torch.float32
     grad_z = grad_y.to(wide) * gain
+    stored = None if slope_needs_input(act, alpha) else grad_y.dtype
     if slope_needs_input(act, alpha):
         assert x is not None
         z = _before_activation(x, scale, noise, b, dim)
@@ -148,7 +150,7 @@ def scaled_bias_act_backward(
         result = y.to(wide)
         grad_z = grad_z * kind.slope(result / gain if gain else result, alpha)
     if clamp is not None:
-        grad_z = grad_z.masked_fill(_clamps(result, clamp, grad_y.dtype), 0)
+        grad_z = grad_z.masked_fill(_clamps(result, clamp, stored), 0)
     grad_x = grad_z if scale is None else grad_z * scale[:, :, None, None]
     gradients: list[Tensor | None] = [grad_x.to(grad_y.dtype), None, None, None]
     if scale_gradient:

@@ -122,19 +122,17 @@ FVX_HD A curve(A r) {
   return A(0);
 }
 
-// The options in the type of the sums. What is stored of a clamped result is the limit rounded to T: that is where
-// slopes, which see stored results, end. A limit of NaN limits nothing, since no comparison with it holds.
-template <class T>
+// The options in the type of the sums. A limit of NaN limits nothing, since no comparison with it holds. Slopes from
+// stored results end where those reach the limit as it is stored.
+template <class A>
 struct Options {
-  using A = acc_t<T>;
   A alpha, gain, one_over_gain, limit, stored_limit;
 
-  FVX_HD explicit Options(const BiasAct& a)
-      : alpha(A(a.alpha)),
-        gain(A(a.gain)),
-        one_over_gain(a.gain == 0 ? A(0) : A(1 / a.gain)),
-        limit(A(a.clamp)),
-        stored_limit(A(to_acc(from_acc<T>(A(a.clamp))))) {}
+  template <class T>
+  static FVX_HD Options of(const BiasAct& a) {
+    const A limit = A(a.clamp);
+    return {A(a.alpha), A(a.gain), a.gain == 0 ? A(0) : A(1 / a.gain), limit, A(to_acc(from_acc<T>(limit)))};
+  }
 
   template <Kind kind>
   FVX_HD A result(A z) const {
@@ -150,8 +148,8 @@ struct Options {
   }
   template <Kind kind, bool from_z>
   FVX_HD bool clamps(A y_or_z) const {
-    const A y = from_z ? A(to_acc(from_acc<T>(result<kind>(y_or_z)))) : y_or_z;
-    return y >= stored_limit || y <= -stored_limit;
+    const A y = from_z ? gain * value<kind>(y_or_z, alpha) : y_or_z, end = from_z ? limit : stored_limit;
+    return y >= end || y <= -end;
   }
 
   // dy/dz

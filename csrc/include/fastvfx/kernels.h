@@ -32,6 +32,11 @@ namespace cpu {
 
 // Asynchronous on args.stream. Throw std::runtime_error when a launch is refused.
 namespace cuda {
+void bias_act_fwd(const BiasActFwd& args);
+void bias_act_bwd(const BiasActBwd& args);
+void bias_act_bwd_bwd(const BiasActBwdBwd& args);
+// How many numbers the gradients need room for in `sums`, by what is wanted of them.
+int64_t bias_act_sums(const BiasAct& args, bool g_scale, bool g_noise, bool g_b);
 void composite_fwd(const CompositeFwd& args);
 void composite_bwd(const CompositeBwd& args);
 void frequency_fwd(const FrequencyFwd& args);
