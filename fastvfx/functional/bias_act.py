@@ -57,7 +57,8 @@ def bias_act(
     Returns:
         The shape, dtype and memory format of ``x``. 16-bit types are computed in float32 and rounded once.
 
-    Differentiable in ``x`` and ``b`` to any order.
+    Differentiable in ``x`` and ``b`` to any order, natively to the second. The derivative is taken from the result, so that
+    ``x`` is not kept (``swish`` keeps it): where a stored 16-bit result has been rounded to the clamp, it is 0.
 
     Raises:
         TypeError: ``x`` or ``b`` is no tensor of floats.
@@ -121,7 +122,7 @@ def scaled_bias_act(
 def scale_gradients(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The derivative of ``x`` times ``scale``, by both in one pass: ``grad scale_{nc}`` and the sums of ``grad x`` over
     pixels, (N, C). For use inside the library, with images of one dtype; differentiable to any order."""
-    if x.device.type == "cuda" or not use_native("scaled_bias_act", x.device):
+    if not use_native("scaled_bias_act", x.device):
         wide = accumulate_dtype(x.dtype)
         products = grad.to(wide) * scale[:, :, None, None]
         return products.to(x.dtype), (grad.to(wide) * x.to(wide)).sum([2, 3])

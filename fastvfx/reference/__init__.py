@@ -9,6 +9,7 @@ from .frequency import frequency
 from .grid_sample import grid_sample
 from .hashgrid import hashgrid
 from .march import march
+from .minibatch_stddev import minibatch_stddev
 from .mlp import mlp
 from .modulated_conv2d import modulated_conv2d
 from .occupancy import pack_bits, unpack_bits
@@ -24,6 +25,7 @@ __all__ = [
     "grid_sample",
     "hashgrid",
     "march",
+    "minibatch_stddev",
     "mlp",
     "modulated_conv2d",
     "pack_bits",
