@@ -32,6 +32,7 @@ void bind_composite(py::module_& m);
 void bind_hashgrid(py::module_& m);
 void bind_march(py::module_& m);
 void bind_mlp(py::module_& m);
+void bind_filtered_lrelu(py::module_& m);
 void bind_frequency(py::module_& m);
 void bind_occupancy(py::module_& m);
 void bind_spherical_harmonics(py::module_& m);

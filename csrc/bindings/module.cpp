@@ -46,6 +46,7 @@ PYBIND11_MODULE(_C, m) {
   bind_hashgrid(m);
   bind_march(m);
   bind_mlp(m);
+  bind_filtered_lrelu(m);
   bind_frequency(m);
   bind_occupancy(m);
   bind_spherical_harmonics(m);

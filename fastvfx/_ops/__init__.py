@@ -1,10 +1,22 @@
 """Registration of every operator as ``torch.ops.fastvfx.*``."""
 
-from . import aabb, composite, frequency, hashgrid, march, mlp, occupancy, spherical_harmonics, upfirdn2d
+from . import (
+    aabb,
+    composite,
+    filtered_lrelu,
+    frequency,
+    hashgrid,
+    march,
+    mlp,
+    occupancy,
+    spherical_harmonics,
+    upfirdn2d,
+)
 
 __all__ = [
     "aabb",
     "composite",
+    "filtered_lrelu",
     "frequency",
     "hashgrid",
     "march",

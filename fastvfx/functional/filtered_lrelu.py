@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .. import _check
+from .._backend import use_native
+from .._ops._common import accumulate_dtype
 from ..reference.filtered_lrelu import filtered_lrelu as reference
 from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding, filter_size, is_finite
 
@@ -79,4 +83,105 @@ def filtered_lrelu(
             f"fd, once upsampled and padded, got {height + fuh - 1}x{width + fuw - 1} from x of shape "
             f"{tuple(x.shape)}, up={up}, padding={padding}"
         )
-    return reference(x, fu, fd, b, up, down, pads, float(gain), float(slope), clamp, flip_filter)
+    clamp = None if clamp is None else float(clamp)
+    of_filters = torch.is_grad_enabled() and any(f is not None and f.requires_grad for f in (fu, fd))
+    if of_filters or math.lcm(up, down) > MAX_PHASES or not use_native(op, x.device):
+        return reference(x, fu, fd, b, up, down, pads, float(gain), float(slope), clamp, flip_filter)
+    return _native(x, fu, fd, b, _Options(up, down, *pads, float(gain), float(slope), clamp, bool(flip_filter)))
+
+
+#: Of the pixels between the filters; the kernels keep rows phase by phase.
+MAX_PHASES = 64
+
+
+class _Options(NamedTuple):
+    up: int
+    down: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    gain: float
+    slope: float
+    clamp: float | None
+    flip: bool
+
+    def transposable(self, size: tuple[int, int]) -> tuple[Any, ...]:
+        """The arguments of ``filtered_lrelu_jvp`` and ``filtered_lrelu_bwd`` for results of ``size``."""
+        return self.up, self.down, self.left, self.top, *size, self.gain, self.slope, self.clamp, self.flip
+
+
+def _native(x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: _Options) -> Tensor:
+    wide = accumulate_dtype(x.dtype)
+    one = x.new_ones((1,), dtype=wide)
+    fu, fd = (one if f is None else f.detach().to(wide).contiguous() for f in (fu, fd))
+    b = None if b is None else b.contiguous()
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    x = x.contiguous()
+    if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
+        y = _FilteredLrelu.apply(x, b, fu, fd, options)
+    else:
+        y, _ = torch.ops.fastvfx.filtered_lrelu_fwd(x, _wide(b, wide), fu, fd, *options, False)
+    return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+
+def _wide(b: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if b is None else b.detach().to(dtype)
+
+
+class _FilteredLrelu(torch.autograd.Function):
+    """Keeps the slopes, one or two bits for each pixel between the filters, and not x."""
+
+    @staticmethod
+    def forward(ctx: Any, x, b, fu, fd, options):
+        y, mask = torch.ops.fastvfx.filtered_lrelu_fwd(
+            x, _wide(b, accumulate_dtype(x.dtype)), fu, fd, *options, True
+        )
+        ctx.save_for_backward(mask, fu, fd)
+        ctx.options, ctx.size, ctx.b_dtype = options, x.shape[2:], None if b is None else b.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y):
+        mask, fu, fd = ctx.saved_tensors
+        b_dtype = ctx.b_dtype if ctx.needs_input_grad[1] else None
+        grad_x, grad_b = _Transposed.apply(grad_y.contiguous(), mask, fu, fd, ctx.options, ctx.size, b_dtype)
+        return grad_x, grad_b, None, None, None
+
+
+class _Transposed(torch.autograd.Function):
+    """The gradient in x and b for given slopes. It is linear, and its derivative is :class:`_Linear`, whose derivative
+    this is again: so every order runs on the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, grad_y, mask, fu, fd, options, size, b_dtype):
+        ctx.save_for_backward(mask, fu, fd)
+        ctx.options, ctx.size, ctx.b_dtype = options, grad_y.shape[2:], b_dtype
+        grad_x, sums = torch.ops.fastvfx.filtered_lrelu_bwd(
+            grad_y, mask, fu, fd, *options.transposable(size), b_dtype is not None
+        )
+        return grad_x, None if b_dtype is None else sums.sum((0, 2)).to(b_dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_grad_x, grad_grad_b):
+        b = None if ctx.b_dtype is None else grad_grad_b
+        grad_grad_y = _Linear.apply(grad_grad_x.contiguous(), b, *ctx.saved_tensors, ctx.options, ctx.size)
+        return grad_grad_y, None, None, None, None, None, None
+
+
+class _Linear(torch.autograd.Function):
+    """The derivative of y along directions of x and b."""
+
+    @staticmethod
+    def forward(ctx: Any, x, b, mask, fu, fd, options, size):
+        ctx.save_for_backward(mask, fu, fd)
+        ctx.options, ctx.size, ctx.b_dtype = options, x.shape[2:], None if b is None else b.dtype
+        return torch.ops.fastvfx.filtered_lrelu_jvp(
+            x, _wide(b, accumulate_dtype(x.dtype)), mask, fu, fd, *options.transposable(size)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_y):
+        b_dtype = ctx.b_dtype if ctx.needs_input_grad[1] else None
+        grad_x, grad_b = _Transposed.apply(grad_y.contiguous(), *ctx.saved_tensors, ctx.options, ctx.size, b_dtype)
+        return grad_x, grad_b, None, None, None, None, None

@@ -5,6 +5,7 @@
 #include "fastvfx/aabb.h"
 #include "fastvfx/bias_act.h"
 #include "fastvfx/composite.h"
+#include "fastvfx/filtered_lrelu.h"
 #include "fastvfx/frequency.h"
 #include "fastvfx/hashgrid.h"
 #include "fastvfx/march.h"
@@ -39,6 +40,7 @@ void bias_act_bwd_bwd(const BiasActBwdBwd& args);
 int64_t bias_act_sums(const BiasAct& args, bool g_scale, bool g_noise, bool g_b);
 void composite_fwd(const CompositeFwd& args);
 void composite_bwd(const CompositeBwd& args);
+void filtered_lrelu_pass(const FilteredLrelu& args);
 void frequency_fwd(const FrequencyFwd& args);
 void frequency_bwd(const FrequencyBwd& args);
 void frequency_bwd_bwd(const FrequencyBwdBwd& args);
