@@ -14,35 +14,37 @@ namespace {
 
 using namespace filtered_lrelu;
 
-// Activates sums of middle pixels, and writes or reads their slopes.
-template <class A>
+// Activates sums of middle pixels, and writes or reads their slopes. A copy of it is in registers during a block.
+template <SlopeMask mode, class A>
 class Activate {
  public:
-  explicit Activate(const Plan<A>& plan)
-      : plan_(plan),
+  Activate(const Plan<A>& plan, int64_t plane)
+      : units_(plan.mask_units.data()),
         slope_(A(plan.a.slope)),
         clamp_(A(plan.a.clamp)),
         clamps_(plan.a.clamp <= 1.7976931348623157e308),
-        by_maximum_(plan.a.slope > 0 && plan.a.slope <= 1) {}
+        by_maximum_(plan.a.slope > 0 && plan.a.slope <= 1),
+        top_(plan.a.mask_top),
+        height_(plan.a.mask_height),
+        bytes_(plan.mask.row_bytes),
+        plane_(plan.a.mask + plane * height_ * bytes_ * (clamps_ ? 2 : 1)) {}
 
-  // Row m of a plane; false if all its slopes are 0 because the mask ends before it.
-  bool start_row(int64_t plane, int64_t m) {
-    const FilteredLrelu& a = plan_.a;
-    if (a.mask_mode == SlopeMask::none) return true;
-    const int64_t row = m - a.mask_top;
-    if (row < 0 || row >= a.mask_height) return false;
-    const int64_t bytes = plan_.mask.row_bytes;
-    negative_ = a.mask + (plane * a.mask_height + row) * bytes * (clamps_ ? 2 : 1);
-    dead_ = negative_ + bytes;
-    return true;
-  }
-
+  // Sums of row m and of kV vectors of columns from `column` on.
   template <int kV>
-  FVX_HD void operator()(pack_t<A>* u, int64_t column, A* to) const {
-    if (plan_.a.mask_mode == SlopeMask::read) {
-      read<kV>(u, column);
+  FVX_HD void operator()(pack_t<A> (&u)[kV], int64_t m, int64_t column, A* to) const {
+    if (mode == SlopeMask::none) {
+      compute<kV>(u, column, nullptr, nullptr);
     } else {
-      compute<kV>(u, column);
+      const int64_t row = m - top_;
+      uint8_t* const negative = plane_ + row * bytes_ * (clamps_ ? 2 : 1);
+      if (mode == SlopeMask::write) {
+        compute<kV>(u, column, negative, negative + bytes_);
+      } else if (row >= 0 && row < height_) {
+        read<kV>(u, column, negative, negative + bytes_);
+      } else {
+        FVX_UNROLL_8
+        for (int v = 0; v < kV; ++v) u[v] = pack_t<A>{};
+      }
     }
     FVX_UNROLL_8
     for (int v = 0; v < kV; ++v) store_pack(to + v * pack_size<A>, u[v]);
@@ -50,8 +52,7 @@ class Activate {
 
  private:
   template <int kV>
-  FVX_HD void compute(pack_t<A>* u, int64_t column) const {
-    const bool writes = plan_.a.mask_mode == SlopeMask::write;
+  FVX_HD void compute(pack_t<A> (&u)[kV], int64_t column, uint8_t* negative_row, uint8_t* dead_row) const {
     const pack_t<A> zero{}, slope = all_lanes(slope_), clamp = all_lanes(clamp_), least = all_lanes(-clamp_);
     FVX_UNROLL_8
     for (int first = 0; first < kV; first += kUnitVectors<A>) {
@@ -60,7 +61,7 @@ class Activate {
       for (int v = first; v < first + kUnitVectors<A>; ++v) {
         const int lane = (v - first) * pack_size<A>;
         const pack_t<A> below = u[v] * slope;
-        if (writes || !by_maximum_) {
+        if (mode == SlopeMask::write || !by_maximum_) {
           const uint32_t bits = not_above(u[v], zero);
           negative |= bits << lane;
           u[v] = choose(bits, below, u[v]);
@@ -68,23 +69,23 @@ class Activate {
           u[v] = larger(below, u[v]);
         }
         if (!clamps_) continue;
-        if (writes) dead |= (not_above(clamp, u[v]) | not_above(u[v], least)) << lane;
+        if (mode == SlopeMask::write) dead |= (not_above(clamp, u[v]) | not_above(u[v], least)) << lane;
         u[v] = larger(least, smaller(clamp, u[v]));
       }
-      if (!writes) continue;
-      put(negative_, column + first * pack_size<A>, negative);
-      if (clamps_) put(dead_, column + first * pack_size<A>, dead);
+      if (mode != SlopeMask::write) continue;
+      put(negative_row, column + first * pack_size<A>, negative);
+      if (clamps_) put(dead_row, column + first * pack_size<A>, dead);
     }
   }
 
   template <int kV>
-  FVX_HD void read(pack_t<A>* u, int64_t column) const {
+  FVX_HD void read(pack_t<A> (&u)[kV], int64_t column, const uint8_t* negative_row, const uint8_t* dead_row) const {
     const pack_t<A> zero{}, slope = all_lanes(slope_);
     FVX_UNROLL_8
     for (int first = 0; first < kV; first += kUnitVectors<A>) {
-      const MaskUnit unit = plan_.mask_units.data()[(column + first * pack_size<A>) / kUnit];
-      const uint32_t negative = get(negative_, unit);
-      const uint32_t dead = clamps_ ? get(dead_, unit) | unit.outside : unit.outside;
+      const MaskUnit unit = units_[(column + first * pack_size<A>) / kUnit];
+      const uint32_t negative = get(negative_row, unit);
+      const uint32_t dead = clamps_ ? get(dead_row, unit) | unit.outside : unit.outside;
       FVX_UNROLL_8
       for (int v = first; v < first + kUnitVectors<A>; ++v) {
         const int lane = (v - first) * pack_size<A>;
@@ -102,8 +103,11 @@ class Activate {
   static FVX_HD uint32_t get(const uint8_t* row, const MaskUnit& unit) {
     if (unit.outside == 0) {
       const uint8_t* at = row + (unit.bit >> 3);
-      return (uint32_t(at[0]) | uint32_t(at[1]) << 8 | uint32_t(at[2]) << 16) >> (unit.bit & 7);
+      return (uint32_t(at[0]) | uint32_t(at[1]) << 8 | uint32_t(at[2]) << 16 | uint32_t(at[3]) << 24) >> (unit.bit & 7);
     }
+    return get_inside(row, unit);
+  }
+  static uint32_t get_inside(const uint8_t* row, const MaskUnit& unit) {
     uint32_t bits = 0;
     for (int i = 0; i < kUnit; ++i) {
       if (unit.outside >> i & 1) continue;
@@ -113,10 +117,11 @@ class Activate {
     return bits;
   }
 
-  const Plan<A>& plan_;
-  const A slope_, clamp_;
-  const bool clamps_, by_maximum_;
-  uint8_t *negative_ = nullptr, *dead_ = nullptr;
+  const MaskUnit* units_;
+  A slope_, clamp_;
+  bool clamps_, by_maximum_;
+  int64_t top_, height_, bytes_;
+  uint8_t* plane_;
 };
 
 // `body(T())` with the storage type; those of 16 bits and float share all else.
@@ -136,8 +141,7 @@ void with_storage(DType dtype, const Body& body) {
 template <class A>
 class Worker {
  public:
-  explicit Worker(const Plan<A>& plan)
-      : plan_(plan), a_(plan.a), activate_{Activate<A>(plan), Activate<A>(plan)}, memory_(size_t(total()) * sizeof(A)) {
+  explicit Worker(const Plan<A>& plan) : plan_(plan), a_(plan.a), memory_(size_t(total()) * sizeof(A)) {
     A* at = memory_.as<A>();
     if (!at) throw std::bad_alloc();
     // Zeros are what lies beside the image, and no sum of the padding of vectors meets a NaN of another call.
@@ -153,6 +157,20 @@ class Worker {
 
   // Output rows [begin, end) of a plane.
   void run(int64_t plane, int64_t begin, int64_t end) {
+    switch (a_.mask_mode) {
+      case SlopeMask::none:
+        return run<SlopeMask::none>(plane, begin, end);
+      case SlopeMask::write:
+        return run<SlopeMask::write>(plane, begin, end);
+      case SlopeMask::read:
+        return run<SlopeMask::read>(plane, begin, end);
+    }
+  }
+
+ private:
+  template <SlopeMask mode>
+  void run(int64_t plane, int64_t begin, int64_t end) {
+    const Activate<mode, A> activate(plan_, plane);
     plane_ = plane;
     middle_begin_ = middle_end_ = begin * a_.down;
     high_begin_ = high_end_ = plan_.window(middle_begin_);
@@ -163,14 +181,16 @@ class Worker {
       middle_end_ = (stop - 1) * a_.down + a_.fd.height;
       if (a_.fu.separable && a_.fd.separable) {
         for_blocks<A>(plan_.columns, [&](auto kV, int64_t column) {
-          middle_block<kV.value>(column, first_new);
+          fetch(row, stop, column, column + kV.value * pack_size<A>);
+          middle_block<kV.value>(column, first_new, activate);
           low_block<kV.value>(column, row, stop);
         });
       } else {
         if (a_.fu.separable) {
-          for_blocks<A>(plan_.columns, [&](auto kV, int64_t column) { middle_block<kV.value>(column, first_new); });
+          for_blocks<A>(plan_.columns,
+                        [&](auto kV, int64_t column) { middle_block<kV.value>(column, first_new, activate); });
         } else {
-          for (int64_t m = first_new; m < middle_end_; ++m) middle_row(m);
+          for (int64_t m = first_new; m < middle_end_; ++m) middle_row(m, activate);
         }
         if (a_.fd.separable) {
           for_blocks<A>(plan_.columns, [&](auto kV, int64_t column) { low_block<kV.value>(column, row, stop); });
@@ -183,12 +203,12 @@ class Worker {
     }
   }
 
- private:
   int64_t in_size() const { return plan_.in_phases * plan_.in_groups; }
   int64_t out_size() const { return plan_.out_phases * plan_.out_groups; }
   int64_t total() const {
     return (plan_.middle_rows + plan_.chunk) * plan_.middle_stride + plan_.high_rows * plan_.high_stride +
-           2 * row_stride<A>(in_size() + kUnit) + 2 * row_stride<A>(out_size());
+           2 * row_stride<A>(in_size() + kUnit) + 2 * row_stride<A>(out_size()) +
+           2 * kUnit;  // the last vectors overlap
   }
   static A* take(A*& at, int64_t n) {
     A* const taken = at;
@@ -215,6 +235,27 @@ class Worker {
     end = max_of(end, first);
   }
 
+  // While blocks of columns are worked on, the part of them that is done tells how much of the next chunk's input and of
+  // this one's output to bring near: otherwise the processor waits for memory between chunks, and memory for it within.
+  void fetch(int64_t row, int64_t stop, int64_t column, int64_t next_column) const {
+#if defined(__GNUC__)
+    const int64_t size = a_.dtype == DType::f64 ? 8 : a_.dtype == DType::f32 ? 4 : 2;
+    const int64_t in_rows = (stop - row) * a_.down / a_.up, in_end = a_.planes * a_.height * a_.width * size;
+    const int64_t in = (plane_ * a_.height + max_of<int64_t>(high_end_, 0)) * a_.width * size;
+    const int64_t in_bytes = in_rows * a_.width * size;
+    const int64_t out = (plane_ * a_.out_height + row) * a_.out_width * size;
+    const int64_t out_bytes = (stop - row) * a_.out_width * size;
+    const int64_t stop_in = min_of(in + in_bytes * next_column / plan_.columns, in_end);
+    for (int64_t at = in + in_bytes * column / plan_.columns; at < stop_in; at += 64) {
+      __builtin_prefetch(static_cast<const char*>(a_.x) + at, 0, 2);
+    }
+    const int64_t stop_out = out + out_bytes * next_column / plan_.columns;
+    for (int64_t at = out + out_bytes * column / plan_.columns; at < stop_out; at += 64) {
+      __builtin_prefetch(static_cast<char*>(a_.out) + at, 1, 2);
+    }
+#endif
+  }
+
   // Row i of the input, upsampled along x where the filter is separable.
   void input_row(int64_t i) {
     A* to = high(i);
@@ -229,22 +270,22 @@ class Worker {
     }
     for (int p = 0; p < plan_.phases; p += 2) {
       const int in_phase = p / a_.up, phase = p % a_.up;
-      const int32_t* terms = plan_.in_terms.data() + in_phase;
       if (phase + 1 < a_.up) {
-        pair_of_phases<true>(row, terms, phase, to + p * plan_.groups);
+        pair_of_phases<true>(row, in_phase, phase, to + p * plan_.groups);
       } else {
-        pair_of_phases<false>(row, terms, phase, to + p * plan_.groups);
+        pair_of_phases<false>(row, in_phase, phase, to + p * plan_.groups);
         --p;
       }
     }
   }
 
   template <bool two>
-  void pair_of_phases(const A* row, const int32_t* terms, int phase, A* to) {
-    const Taps<A> t0 = plan_.x_taps(phase), t1 = two ? plan_.x_taps(phase + 1) : t0;
+  void pair_of_phases(const A* row, int in_phase, int phase, A* to) {
+    const Taps<A> t0 = plan_.x_taps.data()[phase], t1 = plan_.x_taps.data()[two ? phase + 1 : phase];
+    const RowWindow window = plan_.in_window();
     for_blocks<A>(plan_.groups, [&](auto kV, int64_t at) {
       pack_t<A> sums[2][kV.value];
-      tap_sums<two>(row + at, terms, t0, t1, 0, sums);
+      row_sums<two>(row + at, window, in_phase, t0, t1, 0, sums);
       store(to + at, sums[0]);
       if (two) store(to + plan_.groups + at, sums[1]);
     });
@@ -277,39 +318,37 @@ class Worker {
 
   // New rows of a block of columns, in pairs: both phases of upsampling by 2 read one window, and rows of the next
   // group one that is a row further down.
-  template <int kV>
-  FVX_HD void middle_block(int64_t column, int64_t first) {
-    for (int64_t m = first; m < middle_end_; m += 2) {
-      const int phase = plan_.y_axis.phase(m);
-      const A* from = high(plan_.window(m)) + column;
+  template <int kV, SlopeMask mode>
+  FVX_HD void middle_block(int64_t column, int64_t first, const Activate<mode, A> activate) {
+    const int64_t end = middle_end_, from_stride = plan_.high_stride, to_stride = plan_.middle_stride;
+    const int up = a_.up;
+    const Taps<A>* const taps = plan_.y_taps.data();
+    const int32_t* const terms = plan_.high_terms.data();
+    int phase = plan_.y_axis.phase(first);
+    const A* from = high(plan_.window(first)) + column;
+    A* to = middle(first) + column;
+    for (int64_t m = first; m < end; m += 2) {
       pack_t<A> sums[2][kV];
-      if (m + 1 < middle_end_) {
-        const bool same = phase + 1 < a_.up;
-        tap_sums<true>(from, plan_.high_terms.data(), plan_.y_taps(phase), plan_.y_taps(same ? phase + 1 : 0), !same,
-                       sums);
-        activate_row<kV>(sums[0], m, column, activate_[0]);
-        activate_row<kV>(sums[1], m + 1, column, activate_[1]);
+      if (m + 1 < end) {
+        const bool same = phase + 1 < up;
+        tap_sums<true>(from, terms, taps[phase], taps[same ? phase + 1 : 0], !same, sums);
+        activate(sums[0], m, column, to);
+        activate(sums[1], m + 1, column, to + to_stride);
       } else {
-        tap_sums<false>(from, plan_.high_terms.data(), plan_.y_taps(phase), plan_.y_taps(phase), 0, sums);
-        activate_row<kV>(sums[0], m, column, activate_[0]);
+        tap_sums<false>(from, terms, taps[phase], taps[phase], 0, sums);
+        activate(sums[0], m, column, to);
       }
-    }
-  }
-
-  template <int kV>
-  FVX_HD void activate_row(pack_t<A>* u, int64_t m, int64_t column, Activate<A>& activate) {
-    A* to = middle(m) + column;
-    if (activate.start_row(plane_, m)) {
-      activate.template operator()<kV>(u, column, to);
-    } else {
-      for (int e = 0; e < kV * pack_size<A>; ++e) to[e] = A(0);
+      to += 2 * to_stride;
+      for (phase += 2; phase >= up; phase -= up) from += from_stride;
     }
   }
 
   // A whole row of middle pixels under a two-dimensional filter.
-  void middle_row(int64_t m) {
+  template <SlopeMask mode>
+  void middle_row(int64_t m, const Activate<mode, A> activate) {
     const int y_phase = plan_.y_axis.phase(m);
     const A* from = high(plan_.window(m));
+    A* const to = middle(m);
     for (int p = 0; p < plan_.phases; ++p) {
       const int x_phase = p % a_.up;
       const bool two = x_phase + 1 < a_.up && plan_.x_axis.terms(x_phase) == plan_.x_axis.terms(x_phase + 1);
@@ -318,11 +357,13 @@ class Worker {
         pack_t<A> sums[2][kV.value];
         if (two) {
           tap_sums<true>(from + at, plan_.xy_terms(p), t0, t1, 0, sums);
-          activate_row<kV.value>(sums[1], m, (p + 1) * plan_.groups + at, activate_[1]);
+          const int64_t column = (p + 1) * plan_.groups + at;
+          activate(sums[1], m, column, to + column);
         } else {
           tap_sums<false>(from + at, plan_.xy_terms(p), t0, t1, 0, sums);
         }
-        activate_row<kV.value>(sums[0], m, p * plan_.groups + at, activate_[0]);
+        const int64_t column = p * plan_.groups + at;
+        activate(sums[0], m, column, to + column);
       });
       p += two;
     }
@@ -332,15 +373,18 @@ class Worker {
   template <int kV>
   FVX_HD void low_block(int64_t column, int64_t begin, int64_t end) {
     const Taps<A> taps{plan_.down_taps.data(), a_.fd.height};
-    for (int64_t j = begin; j < end; j += 2) {
-      const A* from = middle(j * a_.down) + column;
-      A* to = low_ + (j - begin) * plan_.middle_stride + column;
+    const int32_t* const terms = plan_.middle_terms.data();
+    const int64_t stride = plan_.middle_stride;
+    const int down = a_.down;
+    const A* from = middle(begin * down) + column;
+    A* to = low_ + column;
+    for (int64_t j = begin; j < end; j += 2, from += 2 * down * stride, to += 2 * stride) {
       pack_t<A> sums[2][kV];
       if (j + 1 < end) {
-        tap_sums<true>(from, plan_.middle_terms.data(), taps, taps, a_.down, sums);
-        store(to + plan_.middle_stride, sums[1]);
+        tap_sums<true>(from, terms, taps, taps, down, sums);
+        store(to + stride, sums[1]);
       } else {
-        tap_sums<false>(from, plan_.middle_terms.data(), taps, taps, 0, sums);
+        tap_sums<false>(from, terms, taps, taps, 0, sums);
       }
       store(to, sums[0]);
     }
@@ -348,17 +392,18 @@ class Worker {
 
   void result_row(const A* row) {
     const Taps<A> taps{plan_.down_taps.data(), a_.fd.width};
+    const RowWindow window = plan_.low_window();
     for (int q = 0; q < plan_.out_phases; q += 2) {
       const bool two = q + 1 < plan_.out_phases;
-      const int32_t* terms = plan_.low_terms.data() + (int64_t(q) * a_.down - plan_.x_axis.first);
+      const int first = int(int64_t(q) * a_.down - plan_.x_axis.first);
       A* to = result_ + q * plan_.out_groups;
       for_blocks<A>(plan_.out_groups, [&](auto kV, int64_t at) {
         pack_t<A> sums[2][kV.value];
         if (two) {
-          tap_sums<true>(row + at, terms, taps, taps, a_.down, sums);
+          row_sums<true>(row + at, window, first, taps, taps, a_.down, sums);
           store(to + plan_.out_groups + at, sums[1]);
         } else {
-          tap_sums<false>(row + at, terms, taps, taps, 0, sums);
+          row_sums<false>(row + at, window, first, taps, taps, 0, sums);
         }
         store(to + at, sums[0]);
       });
@@ -402,7 +447,6 @@ class Worker {
 
   const Plan<A>& plan_;
   const FilteredLrelu& a_;
-  Activate<A> activate_[2];
   Workspace memory_;
   A *middle_, *high_, *low_;  // rows of a chunk: activated; upsampled along x; downsampled along y
   A *line_, *split_;          // a row of the input, and its phases

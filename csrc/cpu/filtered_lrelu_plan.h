@@ -55,11 +55,12 @@ struct Plan {
 
   // 1-D: taps of x by phase, then of y; 2-D: by (phase of y, phase of x), a window row by row.
   Scratch<A> up_taps;
-  Scratch<A> down_taps;           // as they multiply a window: reversed, unless flipped
-  Scratch<int32_t> in_terms;      // 1-D: of a window of an input row; 2-D: of a window for each of the L phases
-  Scratch<int32_t> high_terms;    // 1-D: of the rows of a window
-  Scratch<int32_t> middle_terms;  // 1-D: of the rows of a window; 2-D: of a window for each phase of the output
-  Scratch<int32_t> low_terms;     // 1-D: of a row that is downsampled along y
+  Scratch<Taps<A>> x_taps, y_taps;  // 1-D: where those of a phase are
+  Scratch<A> down_taps;             // as they multiply a window: reversed, unless flipped
+  Scratch<int32_t> in_terms;        // 1-D: of a window of an input row; 2-D: of a window for each of the L phases
+  Scratch<int32_t> high_terms;      // 1-D: of the rows of a window
+  Scratch<int32_t> middle_terms;    // 1-D: of the rows of a window; 2-D: of a window for each phase of the output
+  Scratch<int32_t> low_terms;       // 1-D: of a row that is downsampled along y
   Scratch<MaskUnit> mask_units;
 
   explicit Plan(const FilteredLrelu& args)
@@ -71,10 +72,12 @@ struct Plan {
         out_phases(phases / a.down),
         groups(up_to_units(((a.out_width - 1) * a.down + a.fd.width - x_axis.first + phases - 1) / phases)),
         columns(phases * groups),
-        in_groups(groups + (in_phases - 1 + x_axis.most_terms()) / in_phases),
+        in_groups(up_to_units(groups + (in_phases - 1 + x_axis.most_terms()) / in_phases)),
         out_groups(up_to_units((a.out_width + out_phases - 1) / out_phases)),
         mask(a),
         up_taps(a.fu.separable ? int64_t(2) * a.up * most_x() : int64_t(a.up) * a.up * most_x() * most_y()),
+        x_taps(a.up),
+        y_taps(a.up),
         down_taps(a.fd.separable ? a.fd.width : int64_t(a.fd.width) * a.fd.height),
         in_terms(a.fu.separable ? in_phases + most_x() : int64_t(phases) * most_x() * most_y()),
         high_terms(most_y() + 1),
@@ -101,14 +104,14 @@ struct Plan {
   // Of the first input row of the window of middle row m.
   int64_t window(int64_t m) const { return y_axis.base + y_axis.group(m); }
 
-  Taps<A> x_taps(int phase) const { return {up_taps.data() + phase * most_x(), x_axis.terms(phase)}; }
-  Taps<A> y_taps(int phase) const { return {up_taps.data() + (a.up + phase) * most_x(), y_axis.terms(phase)}; }
   Taps<A> xy_taps(int y_phase, int x_phase) const {
     return {up_taps.data() + int64_t(y_phase * a.up + x_phase) * most_x() * most_y(),
             x_axis.terms(x_phase) * y_axis.terms(y_phase)};
   }
   // 2-D: the terms of phase `p` of the columns; all rows of the window follow each other.
   const int32_t* xy_terms(int p) const { return in_terms.data() + int64_t(p) * most_x() * most_y(); }
+  RowWindow in_window() const { return {in_phases, in_groups, in_terms.data()}; }
+  RowWindow low_window() const { return {phases, groups, low_terms.data()}; }
   const int32_t* middle_window(int out_phase) const {
     return middle_terms.data() + int64_t(out_phase) * a.fd.width * (a.fd.height + a.down);
   }
@@ -123,6 +126,8 @@ struct Plan {
     A* to = up_taps.data();
     if (a.fu.separable) {
       for (int p = 0; p < a.up; ++p) {
+        x_taps.data()[p] = {to + p * most_x(), x_axis.terms(p)};
+        y_taps.data()[p] = {to + (a.up + p) * most_x(), y_axis.terms(p)};
         for (int s = 0; s < x_axis.terms(p); ++s) {
           const A tap = f[stored_tap(a.fu.flip, a.fu.width, x_axis.tap(p, s))];
           to[p * most_x() + s] = tap;
