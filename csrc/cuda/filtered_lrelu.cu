@@ -14,7 +14,6 @@ namespace cuda {
 namespace {
 
 using namespace ::fastvfx::device;
-using filtered_lrelu::floor_div;
 using filtered_lrelu::Slope;
 using filtered_lrelu::UpAxis;
 
@@ -30,6 +29,7 @@ struct Tile {
   int groups_y, groups_x, middle_height, middle_width;
   int in_height, in_width;
   int64_t tiles_y, tiles_x;
+  int64_t first_y, first_x, base_y, base_x;  // of UpAxis
   // Elements in front of: activated rows; rows of one direction only; the taps.
   int second, taps_up, taps_down, elements;
   bool keeps_slopes;  // a byte a middle pixel, behind the elements
@@ -51,6 +51,11 @@ Tile tile_of(const FilteredLrelu& a, int height, int width) {
   t.middle_width = t.groups_x * a.up;
   t.in_height = t.groups_y + (a.fu.height + a.up - 1) / a.up - 1;
   t.in_width = t.groups_x + (a.fu.width + a.up - 1) / a.up - 1;
+  const UpAxis y_axis(a.up, a.fu.height, a.top), x_axis(a.up, a.fu.width, a.left);
+  t.first_y = y_axis.first;
+  t.first_x = x_axis.first;
+  t.base_y = y_axis.base;
+  t.base_x = x_axis.base;
   t.tiles_y = ceil_div(a.out_height, height);
   t.tiles_x = ceil_div(a.out_width, width);
   // Two areas take turns: input, or with a 2-D fu only its successor's place, then activated; high rows, then low ones.
@@ -84,9 +89,9 @@ struct Block {
   A *first, *second, *up_taps, *down_taps;
   uint8_t* slopes;
   int up, down;
-  int64_t plane, out_y, out_x;  // of the tile
-  int64_t middle_y, middle_x;   // of the group that the tile begins with
-  int before_y, before_x;       // middle pixels between that and the first that is read
+  int64_t plane, out_y, out_x;                   // of the tile
+  int64_t group_y, group_x, middle_y, middle_x;  // of the group that the tile begins with
+  int before_y, before_x;                        // middle pixels between that and the first that is read
 
   __device__ Block(const FilteredLrelu& a_, const Tile& t_, A* memory)
       : a(a_),
@@ -110,18 +115,20 @@ struct Block {
     }
   }
 
-  __device__ void go_to(int64_t tile, const UpAxis& y_axis, const UpAxis& x_axis) {
+  __device__ void go_to(int64_t tile) {
     out_x = tile % t.tiles_x * t.out_width;
     out_y = tile / t.tiles_x % t.tiles_y * t.out_height;
     plane = tile / t.tiles_x / t.tiles_y;
-    middle_y = y_axis.first + y_axis.group(out_y * down) * up;
-    middle_x = x_axis.first + x_axis.group(out_x * down) * up;
+    group_y = unsigned(out_y * down - t.first_y) / unsigned(up);  // an axis has less than 2^32 middle pixels
+    group_x = unsigned(out_x * down - t.first_x) / unsigned(up);
+    middle_y = t.first_y + group_y * up;
+    middle_x = t.first_x + group_x * up;
     before_y = int(out_y * down - middle_y);
     before_x = int(out_x * down - middle_x);
   }
 
-  __device__ void load_input(const UpAxis& y_axis, const UpAxis& x_axis, A* to) {
-    const int64_t y = y_axis.base + y_axis.group(middle_y), x = x_axis.base + x_axis.group(middle_x);
+  __device__ void load_input(A* to) {
+    const int64_t y = t.base_y + group_y, x = t.base_x + group_x;
     const T* from = static_cast<const T*>(a.x) + plane * a.height * a.width;
     const A bias = a.bias ? static_cast<const A*>(a.bias)[plane % a.channels] : A(0);
     for_each(t.in_height, t.in_width, [&](int r, int c) {
@@ -267,11 +274,10 @@ __global__ void __launch_bounds__(kThreads) filtered_lrelu_kernel(const Filtered
   extern __shared__ __align__(16) double memory[];
   Block<T, kUp, kDown> block(a, t, reinterpret_cast<acc_t<T>*>(memory));
   block.load_taps();
-  const UpAxis y_axis(block.up, a.fu.height, a.top), x_axis(block.up, a.fu.width, a.left);
   const int64_t tiles = t.tiles_x * t.tiles_y * a.planes;
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    block.go_to(tile, y_axis, x_axis);
-    block.load_input(y_axis, x_axis, a.fu.separable ? block.first : block.second);
+    block.go_to(tile);
+    block.load_input(a.fu.separable ? block.first : block.second);
     __syncthreads();
     if (a.fu.separable) {
       block.upsample_rows();

@@ -237,7 +237,7 @@ def filter_size(f: Tensor | None) -> tuple[int, int]:
 
 def checked_factor(op: str, name: str, factor: Factor) -> tuple[int, int]:
     """(x, y)."""
-    pair = (factor, factor) if isinstance(factor, int) else tuple(factor)
+    pair = tuple(factor) if isinstance(factor, Sequence) else (factor, factor)
     if len(pair) != 2 or not all(isinstance(k, int) and not isinstance(k, bool) for k in pair):
         raise TypeError(f"fastvfx.{op}: expected {name} to be an int or two of them (x, y), got {factor!r}")
     if min(pair) < 1:
@@ -247,7 +247,7 @@ def checked_factor(op: str, name: str, factor: Factor) -> tuple[int, int]:
 
 def checked_padding(op: str, padding: PaddingLike) -> Padding:
     """(left, right, top, bottom)."""
-    pads = (padding,) if isinstance(padding, int) else tuple(padding)
+    pads = tuple(padding) if isinstance(padding, Sequence) else (padding,)
     if len(pads) not in (1, 2, 4) or not all(isinstance(k, int) and not isinstance(k, bool) for k in pads):
         raise TypeError(
             f"fastvfx.{op}: expected padding to be an int, two of them (x, y) or four (left, right, top, bottom), "
