@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .functional import minibatch_stddev
+from .functional.minibatch_stddev import minibatch_stddev
 
 
 class PixelNorm(nn.Module):

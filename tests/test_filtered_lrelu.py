@@ -280,7 +280,9 @@ def test_a_bad_pixel_stays_in_its_footprint(case: str, bad: float, isa: str, dev
     assert touched.any() and not touched.all()
     assert torch.equal(y.isfinite(), ~touched)
     assert torch.equal(y[~touched], clean[~touched])
-    assert torch.equal(filtered_lrelu(x, b=b, clamp=1.0, **options).isnan(), formula(x, b=b, clamp=1.0, **options).isnan())
+    assert torch.equal(
+        filtered_lrelu(x, b=b, clamp=1.0, **options).isnan(), formula(x, b=b, clamp=1.0, **options).isnan()
+    )
 
 
 @native
@@ -337,9 +339,7 @@ def test_opcheck(dtype: torch.dtype, clamp: float | None, device: str) -> None:
     torch.library.opcheck(ops.filtered_lrelu_bwd.default, (y, *sides, *x.shape[2:], *act, True))
     # The bits behind a row of the mask are anything, so that its values cannot be compared.
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(
-        ops.filtered_lrelu_fwd.default, (x, b, f, f, 2, 2, 5, 4, 5, 4, *act, True), test_utils=utils
-    )
+    torch.library.opcheck(ops.filtered_lrelu_fwd.default, (x, b, f, f, 2, 2, 5, 4, 5, 4, *act, True), test_utils=utils)
 
 
 @native

@@ -235,8 +235,9 @@ class Worker {
     end = max_of(end, first);
   }
 
-  // While blocks of columns are worked on, the part of them that is done tells how much of the next chunk's input and of
-  // this one's output to bring near: otherwise the processor waits for memory between chunks, and memory for it within.
+  // While blocks of columns are worked on, the part of them that is done tells how much of the next chunk's input and
+  // of this one's output to bring near: otherwise the processor waits for memory between chunks, and memory for it
+  // within.
   void fetch(int64_t row, int64_t stop, int64_t column, int64_t next_column) const {
 #if defined(__GNUC__)
     const int64_t size = a_.dtype == DType::f64 ? 8 : a_.dtype == DType::f32 ? 4 : 2;

@@ -1,7 +1,8 @@
 """Schemas, shapes and calls of ``filtered_lrelu_*``; the public function is in fastvfx/functional.
 
 ``fwd`` returns the slopes of the pixels between the filters as an opaque mask. With the mask fixed the operator is
-linear: ``jvp`` is that map and ``bwd`` its transpose. All three are one kernel, see csrc/include/fastvfx/filtered_lrelu.h.
+linear: ``jvp`` is that map and ``bwd`` its transpose. All three are one kernel, see
+csrc/include/fastvfx/filtered_lrelu.h.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ def _middle_size(out_size: tuple[int, int], fd: Tensor, down: int) -> tuple[int,
 
 
 def mask_bytes(
-    planes: int, out_size: tuple[int, int], fd: Tensor, up: int, down: int, left: int, clamps: bool, device: torch.device
+    planes: int,
+    out_size: tuple[int, int],
+    fd: Tensor,
+    up: int,
+    down: int,
+    left: int,
+    clamps: bool,
+    device: torch.device,
 ) -> int:
     """Size of the mask: one or two bits a middle pixel on the CPU, two on a GPU, and what rounding rows up takes."""
     height, width = _middle_size(out_size, fd, down)

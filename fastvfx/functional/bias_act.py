@@ -57,8 +57,8 @@ def bias_act(
     Returns:
         The shape, dtype and memory format of ``x``. 16-bit types are computed in float32 and rounded once.
 
-    Differentiable in ``x`` and ``b`` to any order, natively to the second. The derivative is taken from the result, so that
-    ``x`` is not kept (``swish`` keeps it): where a stored 16-bit result has been rounded to the clamp, it is 0.
+    Differentiable in ``x`` and ``b`` to any order, natively to the second. The derivative is taken from the result, so
+    that ``x`` is not kept (``swish`` keeps it): where a stored 16-bit result has been rounded to the clamp, it is 0.
 
     Raises:
         TypeError: ``x`` or ``b`` is no tensor of floats.

@@ -134,9 +134,7 @@ class _FilteredLrelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, b, fu, fd, options):
-        y, mask = torch.ops.fastvfx.filtered_lrelu_fwd(
-            x, _wide(b, accumulate_dtype(x.dtype)), fu, fd, *options, True
-        )
+        y, mask = torch.ops.fastvfx.filtered_lrelu_fwd(x, _wide(b, accumulate_dtype(x.dtype)), fu, fd, *options, True)
         ctx.save_for_backward(mask, fu, fd)
         ctx.options, ctx.size, ctx.b_dtype = options, x.shape[2:], None if b is None else b.dtype
         return y
