@@ -175,6 +175,102 @@ def test_frozen_layers_are_buffers_in_a_pickle(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), judge(x))
 
 
+# --- pickles of the TensorFlow releases -------------------------------------------------------------------------------
+
+
+class Network:
+    """A network as ``dnnlib.tflib.network.Network`` pickles it."""
+
+    def __init__(self, variables: dict[str, np.ndarray[Any, Any]], **options: Any) -> None:
+        names = {name.partition("/")[0] for name in variables} & {"mapping", "synthesis"}
+        below = {
+            part: {name.removeprefix(f"{part}/"): x for name, x in variables.items() if name.startswith(f"{part}/")}
+            for part in names
+        }
+        self.version, self.name, self.static_kwargs = 4, "network", options
+        self.build_module_src = "raise SystemExit('ran the code of a pickle')"
+        self.components = {part: Network(inner) for part, inner in below.items()}
+        self.variables = [(name, x) for name, x in variables.items() if name.partition("/")[0] not in names]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def tensorflow_generator(net: stylegan2.Generator) -> dict[str, np.ndarray[Any, Any]]:
+    """Variables of the TensorFlow generator that makes the same images."""
+    result = {"lod": np.zeros((), np.float32), "dlatent_avg": net.mapping.w_avg}
+    for name, x in net.mapping.named_parameters():
+        layer, _, key = name.rpartition(".")
+        result[f"mapping/{layer.replace('fc', 'Dense').replace('embed', 'LabelEmbed')}/{key}"] = x.T
+    number = 0
+    for block in net.synthesis.blocks():
+        there = f"synthesis/{block.resolution}x{block.resolution}"
+        if block.in_channels == 0:
+            result[f"{there}/Const/const"] = block.const[None]
+        for name, layer in block.named_children():
+            title = {"conv0": "Conv0_up", "conv1": "Conv1", "torgb": "ToRGB", "skip": "Skip"}[name]
+            title = "Conv" if block.in_channels == 0 and name == "conv1" else title
+            weight = layer.weight.flip([2, 3]) if name in ("conv0", "skip") else layer.weight
+            result[f"{there}/{title}/weight"] = weight.permute(2, 3, 1, 0)
+            if name == "skip":
+                continue
+            result[f"{there}/{title}/bias"] = layer.bias
+            result[f"{there}/{title}/mod_weight"] = layer.affine.weight.T
+            result[f"{there}/{title}/mod_bias"] = layer.affine.bias - 1
+            if name != "torgb":
+                result[f"{there}/{title}/noise_strength"] = layer.noise_strength
+                result[f"synthesis/noise{number}"] = layer.noise_const[None, None]
+                number += 1
+    return {name: x.detach().numpy() if isinstance(x, Tensor) else x for name, x in result.items()}
+
+
+def tensorflow_discriminator(net: stylegan2.Discriminator) -> dict[str, np.ndarray[Any, Any]]:
+    result = {}
+    for name, x in net.named_parameters():
+        owner, _, key = name.rpartition(".")
+        block, _, layer = owner.partition(".")
+        size = block[1:]
+        title = {"fromrgb": "FromRGB", "conv0": "Conv0", "conv1": "Conv1_down", "skip": "Skip", "conv": "Conv"}
+        there = {"fc": "4x4/Dense0", "out": "Output"}.get(layer) or f"{size}x{size}/{title[layer]}"
+        result[f"{there}/{key}"] = (x.permute(2, 3, 1, 0) if x.dim() == 4 else x.T).detach().numpy()
+    return result
+
+
+@pytest.fixture
+def tensorflow_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = types.ModuleType("dnnlib.tflib.network")
+    monkeypatch.setattr(Network, "__module__", stand_in.__name__)
+    stand_in.Network = Network  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dnnlib.tflib", types.ModuleType("dnnlib.tflib"))
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+
+
+@pytest.mark.usefixtures("tensorflow_modules")
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+def test_a_pickle_of_tensorflow(tmp_path: Path, architecture: str) -> None:
+    synthesis = replace(CONFIG.synthesis, architecture=architecture, conv_clamp=None)
+    net, judge = generator(synthesis=synthesis), stylegan2.Discriminator(replace(D_CONFIG, conv_clamp=None))
+    variables = tensorflow_generator(net)
+    average = Network(variables, mapping_lrmul=0.01, label_size=0)
+    last = Network(variables | {"dlatent_avg": np.zeros(12, np.float32)}, w_avg_beta=0.9)
+    path = dumped(tmp_path / "network.pkl", (last, Network(tensorflow_discriminator(judge)), average))
+    loaded = stylegan2.load_generator(path)
+    torch.testing.assert_close(images(loaded), images(net))
+    assert loaded.config.synthesis.architecture == architecture
+    assert loaded.config.mapping.w_avg_beta == 0.995
+    assert not stylegan2.load_generator(path, "G").mapping.w_avg.any()
+    x = torch.randn(4, 3, 16, 16)
+    torch.testing.assert_close(stylegan2.load_discriminator(path)(x), judge(x))
+
+
+@pytest.mark.usefixtures("tensorflow_modules")
+def test_a_pickle_of_the_first_stylegan(tmp_path: Path) -> None:
+    old = Network({})
+    old.version = 2
+    with pytest.raises(CheckpointError, match="version 2, before StyleGAN2"):
+        stylegan2.load_generator(dumped(tmp_path / "network.pkl", (old, old, old)))
+
+
 # --- other files ------------------------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,27 @@ class TorchModule(PickledModule):
         self.fields = state
 
 
+class TfNetwork(metaclass=_Sealed):
+    """Stands for ``dnnlib.tflib.network.Network``, a network of the TensorFlow releases.
+
+    Attributes:
+        options: what it was made with.
+        tensors: its variables, and those of its components with the component's name in front.
+    """
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.tensors: dict[str, Tensor] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        if state["version"] < 4:
+            raise pickle.UnpicklingError(f"a network of version {state['version']}, before StyleGAN2")
+        self.options = dict(state["static_kwargs"])
+        self.tensors = {str(name): torch.from_numpy(x.array) for name, x in state["variables"]}
+        for component, network in state["components"].items():
+            self.tensors |= {f"{component}/{name}": x for name, x in network.tensors.items()}
+
+
 # --- numpy ------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +240,7 @@ _ALLOWED: dict[str, type | _Function] = {
     "collections.OrderedDict": InertDict,
     "dnnlib.EasyDict": InertDict,
     "dnnlib.util.EasyDict": InertDict,
+    "dnnlib.tflib.network.Network": TfNetwork,
     "numpy.dtype": _Dtype,
     "numpy.ndarray": Inert,
     "torch._utils._rebuild_parameter": _Function(_parameter),

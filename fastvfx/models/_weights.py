@@ -43,7 +43,7 @@ class Stored:
 def read(path: PathLike) -> dict[str, Stored]:
     """All networks in a file, called ``"G_ema"``, ``"G"`` and ``"D"``; one without a name is called ``""``.
 
-    Pickles of NVIDIA's networks, files of ``torch.save`` with dictionaries of tensors (rosinality's among them), and
+    Pickles of NVIDIA's networks (of TensorFlow's time, too), files of ``torch.save`` with dictionaries of tensors (rosinality's among them), and
     safetensors, told apart by what is in them. Nothing in a file is executed.
 
     Raises:
@@ -120,13 +120,15 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 def _networks(content: Any) -> dict[str, Stored]:
     if isinstance(content, _unpickle.PickledModule):
         return {"": _stored(content)}
+    if isinstance(content, tuple) and len(content) == 3:  # the TensorFlow releases have no names
+        content = dict(zip(("G", "D", "G_ema"), content, strict=True))
     if not isinstance(content, dict):
         return {}
     found = {}
     for name, aliases in _NAMES.items():
         for alias in aliases:
             network = content.get(alias)
-            if isinstance(network, _unpickle.PickledModule | dict):
+            if isinstance(network, _unpickle.PickledModule | _unpickle.TfNetwork | dict):
                 found[name] = _stored(network)
                 break
     average = content.get("latent_avg")  # rosinality keeps it beside the networks
@@ -140,7 +142,9 @@ def _networks(content: Any) -> dict[str, Stored]:
     return found
 
 
-def _stored(network: _unpickle.PickledModule | dict[str, Any]) -> Stored:
+def _stored(network: _unpickle.PickledModule | _unpickle.TfNetwork | dict[str, Any]) -> Stored:
     if isinstance(network, dict):
         return Stored({name: x for name, x in network.items() if isinstance(x, Tensor)})
+    if isinstance(network, _unpickle.TfNetwork):
+        return Stored(network.tensors, init_kwargs=network.options)
     return Stored(network.tensors(), network.attributes(), network.init_kwargs)

@@ -42,7 +42,7 @@ def from_rosinality(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # One filter for all layers; theirs is multiplied by 4 where it is for upsampling.
     kernels = [x for name, x in state.items() if name.endswith(".kernel")]
     taps = kernels[0] / kernels[0].sum() if kernels else setup_filter([1, 3, 3, 1])
-    return result | {name: taps.clone() for name in _filters(result)}
+    return result | {name: taps.clone() for name in filter_names(result)}
 
 
 def to_rosinality(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def _discriminator(halvings: int) -> dict[str, str]:
     return result
 
 
-def _filters(state: Mapping[str, Tensor]) -> set[str]:
+def filter_names(state: Mapping[str, Tensor]) -> set[str]:
     """Names of the buffers of filters that go with our names: one for each convolution, and one for each block."""
     layers = {m[1] for name in state if (m := re.fullmatch(r"(.*\.(?:conv\d?|skip|fromrgb))\.weight", name))}
     blocks = {m[1] for name in state if (m := re.fullmatch(r"((?:synthesis\.)?b\d+)\.conv1\.weight", name))}

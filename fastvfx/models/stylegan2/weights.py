@@ -15,6 +15,7 @@ from .config import Architecture, DiscriminatorConfig, GeneratorConfig, MappingC
 from .discriminator import Discriminator
 from .generator import Generator
 from .rosinality import from_rosinality, is_rosinality
+from .tensorflow import from_tensorflow, is_tensorflow
 
 _TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -23,8 +24,9 @@ def load_generator(path: PathLike, which: str = "G_ema", config: GeneratorConfig
     """A generator with weights from a file, in evaluation mode, on the CPU.
 
     Args:
-        path: a ``.pkl`` of stylegan2-ada-pytorch or of stylegan3, read without running what is in it; a file of
-            ``torch.save`` with state dictionaries, rosinality's stylegan2-pytorch among them; or safetensors.
+        path: a ``.pkl`` of NVIDIA's stylegan2, stylegan2-ada, stylegan2-ada-pytorch or stylegan3, read without running
+            what is in it; a file of ``torch.save`` with state dictionaries, rosinality's stylegan2-pytorch among them;
+            or safetensors.
         which: ``"G_ema"``, the averaged one, or ``"G"``; a file with one network only gives that.
         config: its shape, if the file does not tell: a state dictionary has neither clamps nor 16-bit blocks, which
             are then taken to be as in :class:`SynthesisConfig`.
@@ -40,6 +42,8 @@ def load_generator(path: PathLike, which: str = "G_ema", config: GeneratorConfig
     stored = _weights.choose(_weights.read(path), which, path)
     tensors, attributes = stored.tensors, stored.attributes
     try:
+        if is_tensorflow(tensors):
+            tensors, attributes = from_tensorflow(tensors, stored.init_kwargs)
         if is_rosinality(tensors):
             tensors, attributes = from_rosinality(tensors), {"synthesis.b4.conv1.conv_clamp": None}
         config = generator_config(tensors, attributes) if config is None else config
@@ -64,6 +68,8 @@ def load_discriminator(path: PathLike, config: DiscriminatorConfig | None = None
     stored = _weights.choose(_weights.read(path), "D", path)
     tensors, attributes = stored.tensors, stored.attributes
     try:
+        if is_tensorflow(tensors):
+            tensors, attributes = from_tensorflow(tensors, stored.init_kwargs)
         if is_rosinality(tensors):
             tensors, attributes = from_rosinality(tensors), {"b4.conv.conv_clamp": None}
         config = discriminator_config(tensors, attributes) if config is None else config
