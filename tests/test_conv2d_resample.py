@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvfx
 from fastvfx import conv2d_resample
-from fastvfx._ops import conv2d
-from fastvfx._ops.conv2d import Geometry
+from fastvfx._ops._torch_conv2d import Geometry, _spread_by_phases
 from fastvfx.functional import setup_filter
 from fastvfx.functional.conv2d_resample import resampling_pads
 from fastvfx.reference.conv2d_resample import conv2d_resample as reference
@@ -102,7 +101,7 @@ def test_phases_are_the_transposed_convolution(stride: int, k: int) -> None:
             continue
         expected = F.conv_transpose2d(x, w, stride=stride, padding=padding, output_padding=extra)
         geometry = Geometry(stride, padding)
-        got = conv2d._spread_by_phases(x, w, geometry, (expected.shape[2], expected.shape[3]))
+        got = _spread_by_phases(x, w, geometry, (expected.shape[2], expected.shape[3]))
         torch.testing.assert_close(got, expected)
 
 
@@ -144,7 +143,7 @@ class Convolutions(TorchDispatchMode):
         self.weight_gradients = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.weight_gradients += func is torch.ops.aten.convolution_backward.default
+        self.weight_gradients += func is torch.ops.fastvfx.conv2d_wgrad.default
         return func(*args, **(kwargs or {}))
 
 

@@ -368,3 +368,47 @@ def test_devices_must_be_one(name: str) -> None:
     tensors = BASE | {"bias": torch.zeros(3), "noise": torch.zeros(8, 8)}
     with pytest.raises(ValueError, match=f"fastvfx.modulated_conv2d: expected {name} on cpu like x, got it on meta"):
         modulated_conv2d(**{**tensors, name: tensors[name].to("meta")})
+
+
+OPERATOR = {
+    "plain": (1, 1, 1, False, False),
+    "down": (2, 0, 1, False, True),
+    "up": (2, 0, 0, True, False),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("geometry", list(OPERATOR))
+def test_opcheck(geometry: str, dtype: torch.dtype) -> None:
+    """The three convolutions that everything is made of, with the factors around them and without."""
+    ops, (*numbers, transposed, flip) = torch.ops.fastvfx, OPERATOR[geometry]
+    where = (*numbers, transposed, flip, 1)
+    single = torch.float64 if dtype is torch.float64 else torch.float32
+    x, w = torch.randn(2, 5, 6, 7).to(dtype), torch.randn(4, 5, 3, 3).to(single)
+    s, scale, bias = (torch.rand(shape).to(single) for shape in ((2, 5), (2, 4), (4,)))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = x.contiguous(memory_format=layout)
+        bare = (None, None, None, 0, 0.0, 1.0, None, False)
+        g = ops.conv2d_fwd(x, s, w, *bare, *where)
+        finish = (scale, torch.rand(2, 1, *g.shape[2:]).to(single), bias, 2, 0.2, 1.5, 1.0, True)
+        for factor in (None, s):
+            torch.library.opcheck(ops.conv2d_fwd.default, (x, factor, w, *bare, *where))
+            torch.library.opcheck(ops.conv2d_fwd.default, (x, factor, w, *finish, *where))
+            torch.library.opcheck(ops.conv2d_wgrad.default, (x, factor, g, list(w.shape), *where))
+        torch.library.opcheck(ops.conv2d_dgrad.default, (g, w, 6, 7, *where))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_operator_does_all_of_it(dtype: torch.dtype) -> None:
+    """As it is called on a GPU where no gradient is asked for."""
+    single = torch.float64 if dtype is torch.float64 else torch.float32
+    x, w, s, noise, bias = (t.to(single) for t in arguments("stylegan2", dtype)[:5])
+    x, scale = x.to(dtype), torch.rand(3, 7).to(single)
+    code = fastvfx._ops.bias_act.ACTIVATION["lrelu"]
+    got = torch.ops.fastvfx.conv2d_fwd(
+        x, s, w, scale, noise, bias, code, 0.2, 1.5, 2.0, True, 1, 1, 1, False, False, 1
+    )  # fmt: skip
+    y = F.conv2d(x.double() * s.double()[:, :, None, None], w.double(), padding=1) * scale[:, :, None, None] + noise
+    expected = bias_act(y, bias, 1, "lrelu", 0.2, 1.5, 2.0)
+    assert got.dtype is dtype
+    assert_as_good_as_torch(got, expected.to(dtype), expected, "y", floor=2.0)

@@ -3,6 +3,7 @@
 from . import (
     aabb,
     composite,
+    conv2d,
     filtered_lrelu,
     frequency,
     hashgrid,
@@ -16,6 +17,7 @@ from . import (
 __all__ = [
     "aabb",
     "composite",
+    "conv2d",
     "filtered_lrelu",
     "frequency",
     "hashgrid",

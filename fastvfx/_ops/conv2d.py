@@ -1,166 +1,152 @@
-"""Convolutions of scaled channels and their two adjoints, by oneDNN in the layout and dtype that it is fastest in.
+"""Schemas, shapes and calls of ``conv2d_fwd``, ``_dgrad`` and ``_wgrad``: convolutions of scaled channels.
 
-What was measured (docs/numerics.md has the command): 16-bit convolutions of channels_last images are several times as
-fast as of contiguous ones, as are transposed convolutions with a stride in any dtype. bfloat16 ones with a stride are
-faster still as one convolution for each phase of the output.
+On a GPU Triton kernels where there are factors to apply on the way, and cuDNN, through torch, where there are none.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import accumulate_dtype
+from .._backend import why_no_triton
+from . import _torch_conv2d as by_torch
+from ._common import accumulate_dtype, define, on
+from ._torch_conv2d import Geometry, layout_of
 
 #: Whether oneDNN convolves bfloat16 on this processor.
 FAST_BFLOAT16: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
-#: Channels from which writing the phases of an output one by one costs less than the transposed convolution.
-PHASE_CHANNELS = 96
+
+def compute_dtype(x: Tensor, scaled: bool) -> torch.dtype:
+    """What the convolution of ``x`` gives: float16 becomes float32 where a factor could take it out of its range."""
+    if x.device.type == "cuda":
+        return torch.float32 if scaled and x.dtype is torch.float16 else x.dtype
+    return x.dtype if x.dtype is torch.bfloat16 and FAST_BFLOAT16 else accumulate_dtype(x.dtype)
 
 
-class Geometry(NamedTuple):
-    """How a weight (O, I / groups, kh, kw) meets an image.
-
-    Attributes:
-        stride: of the output if ``transposed`` (the image has ``stride - 1`` zeros between its pixels), else the input.
-        padding: (y, x), on both sides; 0 if ``transposed``, whose result is whole: (H - 1) stride + kh pixels high.
-        transposed: upsample by the stride.
-        flip: convolve where False would correlate.
-        groups: as in ``conv2d``.
-    """
-
-    stride: int = 1
-    padding: tuple[int, int] = (0, 0)
-    transposed: bool = False
-    flip: bool = False
-    groups: int = 1
+def why_no_gpu_kernel(x: Tensor, geometry: Geometry) -> str | None:
+    """Why the Triton kernels do not take a convolution, or ``None`` if they do."""
+    if x.dtype is torch.float64:
+        return "its GPU kernel takes no float64"
+    if geometry.groups != 1:
+        return "its GPU kernel takes no groups"
+    if x[0].numel() >= 1 << 31:
+        return "its GPU kernel takes no single image of 2^31 numbers"
+    return None
 
 
-def compute_dtype(storage: torch.dtype) -> torch.dtype:
-    """What images of a dtype are multiplied in: bfloat16 where that is fast, never float16, which overflows."""
-    return storage if storage is torch.bfloat16 and FAST_BFLOAT16 else accumulate_dtype(storage)
-
-
-def fprop(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-    """(N, I, H, W) to (N, O, H', W'), in the dtype and layout of ``x``."""
-    weight = _arranged(w.to(x.dtype), geometry)
-    if geometry.transposed:
-        height, width = ((n - 1) * geometry.stride + k for n, k in zip(x.shape[2:], w.shape[2:], strict=True))
-        return _spread(x, weight, geometry, (height, width))
-    return _gather(x, weight, geometry)
-
-
-def dgrad(g: Tensor, w: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
-    """The adjoint of :func:`fprop` in ``x``: (N, O, H', W') to (N, I, *size)."""
-    weight = _arranged(w.to(g.dtype), geometry)
-    return _gather(g, weight, geometry) if geometry.transposed else _spread(g, weight, geometry, size)
-
-
-def wgrad(x: Tensor, g: Tensor, geometry: Geometry, shape: torch.Size) -> Tensor:
-    """The adjoint of :func:`fprop` in ``w``: a tensor of ``shape`` from (N, I, H, W) and (N, O, H', W')."""
-    dtype = x.dtype
-    if _wants_channels_last(dtype, False):
-        x, g = _last(x), _last(g)
-    rows, columns, kh, kw = shape
-    if geometry.transposed:
-        rows, columns = columns * geometry.groups, rows // geometry.groups
-    like = x.new_empty((rows, columns, kh, kw)).contiguous(memory_format=_layout(x))  # for its shape and layout
-    gradient = torch.ops.aten.convolution_backward(
-        g, x, like, None, [geometry.stride] * 2, geometry.padding, [1, 1], geometry.transposed, [0, 0],
-        geometry.groups, [False, True, False],
-    )[1]  # fmt: skip
-    return _arranged_back(gradient, geometry)
-
-
-# --- the two kinds of convolution -------------------------------------------------------------------------------------
-
-
-def _gather(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """A convolution, whose stride skips pixels of ``x``; ``weight`` is (out, in / groups, kh, kw)."""
-    layout = _layout(x)
-    if _wants_channels_last(x.dtype, False):
-        x = _last(x)
-    y = F.conv2d(x, weight, stride=geometry.stride, padding=geometry.padding, groups=geometry.groups)
-    return y.contiguous(memory_format=layout)
-
-
-def _spread(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
-    """A transposed convolution; ``weight`` is (in, out / groups, kh, kw). The output has ``size``."""
-    layout, stride, groups = _layout(x), geometry.stride, geometry.groups
-    strided = stride > 1
-    if _wants_channels_last(x.dtype, strided):
-        x = _last(x)
-    if strided and groups == 1 and x.dtype is torch.bfloat16 and min(weight.shape[:2]) >= PHASE_CHANNELS:
-        y = _spread_by_phases(x, weight, geometry, size)
-    else:
-        whole = [(n - 1) * stride + k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)]
-        extra = [want - (have - 2 * pad) for want, have, pad in zip(size, whole, geometry.padding, strict=True)]
-        y = F.conv_transpose2d(x, weight, None, stride, geometry.padding, extra, groups)
-    return y.contiguous(memory_format=layout)
-
-
-def _spread_by_phases(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
-    """Pixels whose row and column leave the same remainders see the same taps: a small convolution for each pair."""
-    n, height, width = x.shape[0], *size
-    stride = geometry.stride
-    everywhere = geometry.transposed and min(weight.shape[2:]) >= stride
-    y = (x.new_empty if everywhere else x.new_zeros)((n, height, width, weight.shape[1])).permute(0, 3, 1, 2)
-    for row in range(min(stride, weight.shape[2])):
-        for column in range(min(stride, weight.shape[3])):
-            taps = weight[:, :, row::stride, column::stride].flip([2, 3]).transpose(0, 1)
-            kh, kw = taps.shape[2:]
-            part = F.conv2d(x, taps, padding=(kh - 1, kw - 1))  # pixels row + i stride of the whole result
-            top, bottom, first_row = _phase(row, stride, geometry.padding[0], part.shape[2], height)
-            left, right, first_column = _phase(column, stride, geometry.padding[1], part.shape[3], width)
-            target = y[:, :, first_row::stride, first_column::stride]
-            target[:, :, : bottom - top, : right - left].copy_(part[:, :, top:bottom, left:right])
-    return y
-
-
-def _phase(phase: int, stride: int, padding: int, have: int, size: int) -> tuple[int, int, int]:
-    """Which pixels of a phase lie in the output, from and to, and where the first of them does."""
-    start = max(0, -(-(padding - phase) // stride))
-    first = start * stride + phase - padding
-    stop = max(start, min(have, start + -(-(size - first) // stride)))
-    return start, stop, first
-
-
-# --- layouts ----------------------------------------------------------------------------------------------------------
-
-
-def _wants_channels_last(dtype: torch.dtype, spread: bool) -> bool:
-    return dtype is torch.bfloat16 or (spread and dtype is torch.float32)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+def _by_triton(x: Tensor, s: Tensor | None, geometry: Geometry) -> bool:
+    if x.device.type != "cuda" or s is None:
+        return False
+    return why_no_triton() is None and why_no_gpu_kernel(x, geometry) is None
 
 
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _arranged(w: Tensor, geometry: Geometry) -> Tensor:
-    """(O, I / groups, kh, kw) as torch's convolutions take it: correlating, or (I, O / groups, kh, kw) transposed."""
-    if geometry.flip:
-        w = w.flip([2, 3])
-    return _swapped(w, geometry.groups) if geometry.transposed else w
+def _scaled(x: Tensor, s: Tensor | None) -> Tensor:
+    """``s x`` in the dtype that it is convolved in, rounded once."""
+    x = x.to(compute_dtype(x, s is not None))
+    if s is None:
+        return x
+    if x.device.type == "cuda":
+        return (x * s[:, :, None, None]).to(x.dtype)
+    return torch.ops.fastvfx.bias_act_fwd(x.contiguous(memory_format=layout_of(x)), s, None, None, 1, 0, 0.0, 1.0, None)
 
 
-def _arranged_back(w: Tensor, geometry: Geometry) -> Tensor:
-    if geometry.transposed:
-        w = _swapped(w, geometry.groups)
-    return w.flip([2, 3]) if geometry.flip else w
+def _fwd(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geometry_):
+    geometry = _geometry(*geometry_)
+    layout = layout_of(x)
+    if _by_triton(x, s, geometry):
+        from .._triton import conv2d as kernels
+
+        y = _last(_fwd_fake(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geometry_))
+        weight = by_torch.arranged(w, geometry)
+        if x.dtype is torch.float16:  # products of s x and of w would leave its range
+            most, most_w = _largest(s, 1), _largest(w, (1, 2, 3))  # (N, 1), (O, 1, 1, 1)
+            s, weight = s / most, by_torch.arranged(w / most_w, geometry)
+            factor = most.to(torch.float32) * most_w.flatten().to(torch.float32)
+            scale = factor if scale is None else factor * scale
+        order = (2, 3, 0, 1) if geometry.transposed else (2, 3, 1, 0)
+        weight = weight.permute(order).to(x.dtype).contiguous()  # (kh, kw, I, O)
+        epilogue = kernels.Epilogue(scale, noise, bias, act, alpha, gain, clamp)
+        with on(x.device):
+            kernels.conv(_last(x), s, weight, y, geometry.stride, geometry.padding, geometry.transposed, epilogue)
+        return y.contiguous(memory_format=layout)
+    y = by_torch.fprop(_scaled(x, s), w, geometry)
+    if not finished:
+        return y
+    return torch.ops.fastvfx.bias_act_fwd(y, scale, noise, bias, 1, act, alpha, gain, clamp).to(x.dtype)
 
 
-def _swapped(w: Tensor, groups: int) -> Tensor:
-    """(O, I / groups, ...) to (I, O / groups, ...)."""
-    if groups == 1:
-        return w.transpose(0, 1)
-    rows, columns, kh, kw = w.shape
-    return w.reshape(groups, rows // groups, columns, kh, kw).transpose(1, 2).reshape(-1, rows // groups, kh, kw)
+def _largest(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    return x.abs().amax(dims, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _fwd_fake(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geometry):
+    height, width = _geometry(*geometry).output_size(x, w)
+    dtype = x.dtype if finished else compute_dtype(x, s is not None)
+    return _images(x, w.shape[0], height, width, dtype)
+
+
+def _images(like: Tensor, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    shape = like.shape[0], channels, height, width
+    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=layout_of(like))
+
+
+def _dgrad(g, w, height, width, *geometry):
+    return by_torch.dgrad(g, w, _geometry(*geometry), (height, width))
+
+
+def _dgrad_fake(g, w, height, width, *geometry):
+    channels = w.shape[1] * _geometry(*geometry).groups
+    return _images(g, channels, height, width, g.dtype)
+
+
+def _wgrad(x, s, g, shape, *geometry_):
+    geometry = _geometry(*geometry_)
+    if not _by_triton(x, s, geometry):
+        return by_torch.wgrad(_scaled(x, s), g, geometry, torch.Size(shape))
+    from .._triton import conv2d as kernels
+
+    small, large, small_scale, large_scale = (x, g, s, None) if geometry.transposed else (g, x, None, s)
+    programs = 2 * torch.cuda.get_device_properties(x.device).multi_processor_count
+    with on(x.device):
+        sums = kernels.wgrad(
+            _last(small), _last(large), small_scale, large_scale, (shape[2], shape[3]), geometry.stride,
+            geometry.padding, programs,
+        )  # fmt: skip
+    # (kh, kw, channels of the large image, of the small one) to torch's order of the two channels
+    return by_torch.arranged_back(sums.permute(3, 2, 0, 1), geometry).contiguous()
+
+
+def _wgrad_fake(x, s, g, shape, *geometry):
+    return x.new_empty(shape, dtype=_wgrad_dtype(x, s, _geometry(*geometry)))
+
+
+def _wgrad_dtype(x: Tensor, s: Tensor | None, geometry: Geometry) -> torch.dtype:
+    return torch.float32 if _by_triton(x, s, geometry) else compute_dtype(x, s is not None)
+
+
+def _geometry(stride: int, pad_y: int, pad_x: int, transposed: bool, flip: bool, groups: int) -> Geometry:
+    return Geometry(stride, (pad_y, pad_x), transposed, flip, groups)
+
+
+def options(geometry: Geometry) -> tuple[Any, ...]:
+    """As the last arguments of the operators."""
+    return geometry.stride, *geometry.padding, geometry.transposed, geometry.flip, geometry.groups
+
+
+_GEOMETRY = "int stride, int pad_y, int pad_x, bool transposed, bool flip, int groups"
+# finished: y is scaled and so on and in the dtype of x, else as it comes from the convolution.
+define(
+    "conv2d_fwd(Tensor x, Tensor? s, Tensor w, Tensor? scale, Tensor? noise, Tensor? bias, int act, float alpha, "
+    f"float gain, float? clamp, bool finished, {_GEOMETRY}) -> Tensor",
+    _fwd,
+    _fwd_fake,
+)
+define(f"conv2d_dgrad(Tensor g, Tensor w, int height, int width, {_GEOMETRY}) -> Tensor", _dgrad, _dgrad_fake)
+define(f"conv2d_wgrad(Tensor x, Tensor? s, Tensor g, int[] shape, {_GEOMETRY}) -> Tensor", _wgrad, _wgrad_fake)

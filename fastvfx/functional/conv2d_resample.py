@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _check
-from .._backend import use_native
-from .._ops.conv2d import Geometry
+from .._backend import get_backend, use_native
+from .._ops._torch_conv2d import Geometry
 from ..reference.conv2d_resample import conv2d_resample as reference
 from .scaled_conv2d import scaled_conv2d
 from .upfirdn2d import (
@@ -75,7 +75,8 @@ def conv2d_resample(
             f"groups={groups}, got {tuple(w.shape)}"
         )
     output_size(op, x, w, f, up, down, pads)
-    if not use_native(op, x.device) or x.shape[0] == 0:
+    by_torch = x.device.type == "cuda" and get_backend() != "reference"  # cuDNN has what these convolutions need
+    if x.shape[0] == 0 or not (by_torch or use_native(op, x.device)):
         return reference(x, w, f, up, down, pads, groups, flip_weight, flip_filter)
     return resampled(x, None, w, f, up, down, pads, groups, flip_weight, flip_filter).to(x.dtype)
 

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from .. import _check
-from .._backend import use_native
+from .._backend import use_triton
 from .._ops._common import accumulate_dtype
+from .._ops._torch_conv2d import Geometry
+from .._ops.bias_act import ACTIVATION
+from .._ops.conv2d import why_no_gpu_kernel
 from ..reference.modulated_conv2d import EPS
 from ..reference.modulated_conv2d import modulated_conv2d as reference
 from .bias_act import checked_activation, scaled_bias_act
 from .conv2d_resample import output_size, resampled
+from .scaled_conv2d import convolution
 from .upfirdn2d import PaddingLike, check_filter, check_images, checked_factor, checked_padding
 
 
@@ -106,7 +110,7 @@ def modulated_conv2d(
             f"fastvfx.{op}: expected noise of a shape that broadcasts to (N, 1, H', W') = {size}, "
             f"got {tuple(noise.shape)}"
         )
-    if not use_native(op, x.device) or n == 0:
+    if not use_triton(op, x.device, lambda: why_no_gpu_kernel(x, Geometry())) or n == 0:
         return reference(
             x, weight, styles, noise, bias, up, down, pads, resample_filter, demodulate, flip_weight, normalize,
             input_gain, act, alpha, gain, clamp,
@@ -114,6 +118,13 @@ def modulated_conv2d(
     if noise is not None:
         noise = noise.expand(noise.shape[0] if noise.dim() == 4 else 1, *size[1:])
     scale, s = _factors(x, weight, styles, demodulate, normalize, input_gain)
+    if x.device.type == "cuda" and up == down == 1 and pads == (pads[0], pads[0], pads[2], pads[2]) and min(pads) >= 0:
+        tensors = x, weight, s, scale, noise, bias
+        if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors):
+            # In one kernel. With a gradient to come the convolution itself is kept, so that it is two.
+            noise, bias = (None if t is None else t.float().contiguous() for t in (noise, bias))
+            epilogue = scale, noise, bias, ACTIVATION[act], alpha, gain, clamp
+            return convolution(x, s, weight, Geometry(padding=(pads[2], pads[0]), flip=not flip_weight), epilogue)
     y = resampled(x, s, weight, resample_filter, up, down, pads, 1, flip_weight, flip_filter=False)
     return scaled_bias_act(y, scale, noise, bias, act, alpha, gain, clamp).to(x.dtype)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .._autograd import gradients_wanted
-from .._ops import conv2d
-from .._ops.conv2d import Geometry
+from .._ops._torch_conv2d import Geometry
+from .._ops.conv2d import options
 from .bias_act import scale_gradients, scaled_bias_act
 
 
@@ -26,7 +26,18 @@ def scaled_conv2d(x: Tensor, s: Tensor | None, w: Tensor, geometry: Geometry) ->
 
     The result has the layout of ``x`` and the dtype that it was computed in: see ``compute_dtype``.
     """
-    return _Conv.apply(x, s, w, geometry)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, s, w)):
+        return _Conv.apply(x, s, w, geometry)
+    return convolution(x, s, w, geometry)
+
+
+def convolution(
+    x: Tensor, s: Tensor | None, w: Tensor, geometry: Geometry, epilogue: tuple[Any, ...] | None = None
+) -> Tensor:
+    """Without a gradient. ``epilogue``: scale, noise, bias, act (a number), alpha, gain and clamp of
+    :func:`fastvfx.functional.bias_act.scaled_bias_act`; the result then has the dtype of ``x``."""
+    what = epilogue or (None, None, None, 0, 0.0, 1.0, None)
+    return torch.ops.fastvfx.conv2d_fwd(x, s, w, *what, epilogue is not None, *options(geometry))
 
 
 class _Conv(torch.autograd.Function):
@@ -34,7 +45,7 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, s: Tensor | None, w: Tensor, geometry: Geometry):
         ctx.save_for_backward(x, s, w)
         ctx.geometry = geometry
-        return conv2d.fprop(_scaled(x, s), w, geometry)
+        return convolution(x, s, w, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor):
@@ -51,7 +62,7 @@ class _ImageGradient(torch.autograd.Function):
     def forward(ctx: Any, grad_y: Tensor, w: Tensor, size: tuple[int, int], geometry: Geometry):
         ctx.save_for_backward(grad_y, w)
         ctx.geometry = geometry
-        return conv2d.dgrad(grad_y, w, geometry, size)
+        return torch.ops.fastvfx.conv2d_dgrad(grad_y, w, *size, *options(geometry))
 
     @staticmethod
     def backward(ctx: Any, x: Tensor):
@@ -76,7 +87,7 @@ class _WeightGradient(torch.autograd.Function):
     ):
         ctx.save_for_backward(x, s, grad_y)
         ctx.geometry = geometry
-        return conv2d.wgrad(_scaled(x, s), grad_y, geometry, shape).to(dtype)
+        return torch.ops.fastvfx.conv2d_wgrad(x, s, grad_y, shape, *options(geometry)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, w: Tensor):
@@ -96,16 +107,6 @@ def _image_gradients(
     if s is None:
         return grad.to(x.dtype), None
     if not want_s:
-        return _times(grad, s).to(x.dtype), None
+        return scaled_bias_act(grad, s, None, None).to(x.dtype), None
     grad_x, grad_s = scale_gradients(grad, x.to(grad.dtype), s)
     return grad_x.to(x.dtype) if want_x else None, grad_s
-
-
-def _scaled(x: Tensor, s: Tensor | None) -> Tensor:
-    """``s x`` in the dtype that it is convolved in."""
-    x = x.to(conv2d.compute_dtype(x.dtype))
-    return x if s is None else _times(x, s)
-
-
-def _times(x: Tensor, s: Tensor) -> Tensor:
-    return scaled_bias_act(x, s, None, None)
