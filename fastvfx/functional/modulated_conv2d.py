@@ -119,8 +119,8 @@ def modulated_conv2d(
         noise = noise.expand(noise.shape[0] if noise.dim() == 4 else 1, *size[1:])
     scale, s = _factors(x, weight, styles, demodulate, normalize, input_gain)
     if x.device.type == "cuda" and up == down == 1 and pads == (pads[0], pads[0], pads[2], pads[2]) and min(pads) >= 0:
-        tensors = x, weight, s, scale, noise, bias
-        if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors):
+        inputs = x, weight, s, scale, noise, bias
+        if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in inputs):
             # In one kernel. With a gradient to come the convolution itself is kept, so that it is two.
             noise, bias = (None if t is None else t.float().contiguous() for t in (noise, bias))
             epilogue = scale, noise, bias, ACTIVATION[act], alpha, gain, clamp

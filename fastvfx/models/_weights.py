@@ -43,8 +43,8 @@ class Stored:
 def read(path: PathLike) -> dict[str, Stored]:
     """All networks in a file, called ``"G_ema"``, ``"G"`` and ``"D"``; one without a name is called ``""``.
 
-    Pickles of NVIDIA's networks (of TensorFlow's time, too), files of ``torch.save`` with dictionaries of tensors (rosinality's among them), and
-    safetensors, told apart by what is in them. Nothing in a file is executed.
+    Pickles of NVIDIA's networks (of TensorFlow's time, too), files of ``torch.save`` with dictionaries of tensors
+    (rosinality's among them), and safetensors, told apart by what is in them. Nothing in a file is executed.
 
     Raises:
         CheckpointError: no such file, damaged, of another kind, or a pickle that asks for more than a network needs.
