@@ -32,7 +32,7 @@ def penalty(layer: Any, wrt: int, x: Tensor, weight: Tensor, styles: Tensor, bia
     """The squared norm of a gradient: by the images (R1) or by the styles (path length)."""
     y = layer(x, weight, styles, bias, noise)
     (gradient,) = torch.autograd.grad(y.sum(), (x, weight, styles)[wrt], create_graph=True)
-    return gradient.float().square().sum()
+    return gradient.float().square().sum().to(x.dtype)
 
 
 def prepare(
@@ -51,7 +51,7 @@ def prepare(
     scaled = partial(layer, partial(plain_stylegan.modulated_conv2d, fused=False), up=up)
     per_image = partial(layer, plain_stylegan.modulated_conv2d, up=up)
     first_order = what in ("fwd", "fwd+bwd")
-    grad: tuple[int, ...] = {"fwd": (), "fwd+bwd": (0, 1, 2, 3), "R1": (1, 2), "path length": (0, 1, 2)}[what]
+    grad: tuple[int, ...] = {"fwd": (), "fwd+bwd": (0, 1, 2, 3), "R1": (0, 1, 2), "path length": (0, 1, 2)}[what]
     also = {"per image": per_image}
     if first_order:
         also["per image, compiled"] = compiled(per_image)

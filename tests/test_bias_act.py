@@ -307,7 +307,7 @@ def test_large_results_pass_the_caches(layout: torch.memory_format, dtype: torch
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)], ids=str)
 def test_empty(shape: tuple[int, ...], device: str) -> None:
     x = torch.randn(shape, device=device).requires_grad_()
-    inputs = [x, *(t.requires_grad_() for t in coefficients(*shape, shape[0], torch.float32, device))]
+    inputs = [x, *(t.requires_grad_() for t in coefficients(*shape, 1, torch.float32, device))]
     y = scaled_bias_act(*inputs, "lrelu")
     assert y.shape == shape
     for g, t in zip(torch.autograd.grad(y.sum(), inputs), inputs, strict=True):

@@ -201,7 +201,9 @@ def tensorflow_generator(net: stylegan2.Generator) -> dict[str, np.ndarray[Any, 
     result = {"lod": np.zeros((), np.float32), "dlatent_avg": net.mapping.w_avg}
     for name, x in net.mapping.named_parameters():
         layer, _, key = name.rpartition(".")
-        result[f"mapping/{layer.replace('fc', 'Dense').replace('embed', 'LabelEmbed')}/{key}"] = x.T
+        result[f"mapping/{layer.replace('fc', 'Dense').replace('embed', 'LabelEmbed')}/{key}"] = (
+            x.T if x.dim() == 2 else x
+        )
     number = 0
     for block in net.synthesis.blocks():
         there = f"synthesis/{block.resolution}x{block.resolution}"

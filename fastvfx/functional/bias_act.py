@@ -59,6 +59,8 @@ def bias_act(
 
     Differentiable in ``x`` and ``b`` to any order, natively to the second. The derivative is taken from the result, so
     that ``x`` is not kept (``swish`` keeps it): where a stored 16-bit result has been rounded to the clamp, it is 0.
+    Gradients of 16-bit ``elu``, ``selu``, ``softplus`` and ``swish`` run on the PyTorch formula: their slopes would
+    lose too many digits.
 
     Raises:
         TypeError: ``x`` or ``b`` is no tensor of floats.
@@ -80,7 +82,7 @@ def bias_act(
             )
         dim %= x.dim()
     options = _Options(dim if b is not None else 0, act, alpha, gain, clamp)
-    if not use_native(op, x.device):
+    if not use_native(op, x.device) or _on_the_formula(act, x, b):
         return reference(x, None, None, b, act, alpha, gain, clamp, dim)
     return _native(x, None, None, b, options)
 
@@ -114,9 +116,17 @@ def scaled_bias_act(
     """
     op = "scaled_bias_act"
     alpha, gain = checked_activation(op, act, alpha, gain, clamp)
-    if not use_native(op, x.device):
+    if not use_native(op, x.device) or _on_the_formula(act, x, scale, noise, b):
         return reference(x, scale, noise, b, act, alpha, gain, clamp)
     return _native(x, scale, noise, b, _Options(1, act, alpha, gain, clamp))
+
+
+def _on_the_formula(act: str, *tensors: Tensor | None) -> bool:
+    """Whether gradients run on PyTorch: the slopes of these activations lose too much with a 16-bit result or input."""
+    x = tensors[0]
+    if act not in ("elu", "selu", "softplus", "swish") or x is None or x.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def scale_gradients(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -275,5 +274,5 @@ def check_filter(op: str, name: str, f: Tensor | None, x: Tensor) -> None:
 
 
 def is_finite(op: str, name: str, value: float) -> None:
-    if not math.isfinite(value):
+    if value - value != 0:  # torch.compile traces this with symbolic numbers, unlike math.isfinite
         raise ValueError(f"fastvfx.{op}: expected {name} to be a finite number, got {value}")
