@@ -343,6 +343,13 @@ def test_opcheck(dtype: torch.dtype, clamp: float | None, device: str) -> None:
 
 
 @native
+def test_compiles_without_filters(device: str) -> None:
+    x = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
+    compiled = torch.compile(filtered_lrelu, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), filtered_lrelu(x))
+
+
+@native
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_compiles_to_one_graph(dynamic: bool, device: str) -> None:
     f = lowpass(12).to(device)

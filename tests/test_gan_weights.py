@@ -234,7 +234,7 @@ def tensorflow_discriminator(net: stylegan2.Discriminator) -> dict[str, np.ndarr
         size = block[1:]
         title = {"fromrgb": "FromRGB", "conv0": "Conv0", "conv1": "Conv1_down", "skip": "Skip", "conv": "Conv"}
         there = {"fc": "4x4/Dense0", "out": "Output"}.get(layer) or f"{size}x{size}/{title[layer]}"
-        result[f"{there}/{key}"] = (x.permute(2, 3, 1, 0) if x.dim() == 4 else x.T).detach().numpy()
+        result[f"{there}/{key}"] = (x.permute(2, 3, 1, 0) if x.dim() == 4 else x.t()).detach().numpy()
     return result
 
 

@@ -113,8 +113,8 @@ class _Options(NamedTuple):
 
 def _native(x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, options: _Options) -> Tensor:
     wide = accumulate_dtype(x.dtype)
-    one = x.new_ones((1,), dtype=wide)
-    fu, fd = (one if f is None else f.detach().to(wide).contiguous() for f in (fu, fd))
+    # Two of them, where both are None: torch.compile refuses one tensor as two arguments of an autograd.Function.
+    fu, fd = (x.new_ones((1,), dtype=wide) if f is None else f.detach().to(wide).contiguous() for f in (fu, fd))
     b = None if b is None else b.contiguous()
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     x = x.contiguous()
