@@ -250,7 +250,8 @@ def losses(generator, discriminator, z):
     parameters = [p for p in generator.parameters() if p.requires_grad]
     (g_ws,) = torch.autograd.grad((image * image.detach().cos()).sum() / image.shape[2], ws, create_graph=True)
     length = g_ws.square().sum(2).mean(1).sqrt()
-    results += [g for g in torch.autograd.grad(length.sum(), parameters, allow_unused=True) if g is not None]
+    # Whether a parameter that does not count gets None or zeros is not the networks' concern: both are 0 here.
+    results += torch.autograd.grad(length.sum(), parameters, allow_unused=True, materialize_grads=True)
     real = image.detach().requires_grad_()
     logits = discriminator(real, None)
     (g_real,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
