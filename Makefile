@@ -45,7 +45,7 @@ test: lint
 	$(BIN)/cmake --build build/core
 	$(BIN)/ctest --test-dir build/core --output-on-failure
 	$(BIN)/python benchmarks/gate.py
-	$(BIN)/python -m pytest
+	FASTVFX_BUILT=1 $(BIN)/python -m pytest
 
 # One file, another device, a longer run: benchmarks/run.py --help
 bench: develop

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import sigint
 from scenes import write_ball
 
 from fastvfx import cli
@@ -208,7 +209,7 @@ def test_report_of_something_else(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "metrics.json" in mistake(capsys, "nerf", "report", tmp_path, "--out", tmp_path / "report.html")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@sigint
 def test_interrupt_keeps_what_was_learned(capture: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastvfx", "nerf", "train", str(capture), "--out", str(tmp_path)]
     # The first probe is made after the first steps: metrics exist from there.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import sigint
 from PIL import Image
 
 from fastvfx import cli
@@ -131,7 +132,7 @@ def test_new_training_keeps_the_old_checkpoint(data: Path, trained: Path, tmp_pa
     assert (tmp_path / "previous.safetensors").read_bytes() == (trained / "checkpoint.safetensors").read_bytes()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@sigint
 def test_interrupt_keeps_what_was_learned(data: Path, tmp_path: Path) -> None:
     wrapper = (
         "import sys, fastvfx.models.gan.trainer as t, fastvfx.cli as c\n"

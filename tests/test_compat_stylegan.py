@@ -241,6 +241,13 @@ def fresh(module: str, ours: bool):
     return importlib.import_module(module)
 
 
+def assert_interchangeable(theirs, ours):
+    """Each result within 1e-4 of its own largest value: what exchanging networks promises, in float32 through some
+    twenty layers and two derivatives. What is 0 there must be 0 here."""
+    for a, b in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-4 * a.abs().max().item())
+
+
 def losses(generator, discriminator, z):
     """Image, logits, and gradients of the adversarial loss, of R1 and of path length, with fixed noise."""
     generator.requires_grad_(True)
@@ -281,8 +288,7 @@ def test_nvlabs_networks_run_unmodified(their_code, network):
         torch.manual_seed(1)
         results.append(losses(generator, discriminator, torch.randn(4, 8)))
     assert len(results[0]) == len(results[1]) > 20
-    for theirs, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+    assert_interchangeable(*results)
 
 
 @pytest.mark.parametrize("their_code", ["FASTVFX_ROSINALITY"], indirect=True)
@@ -300,5 +306,5 @@ def test_rosinality_networks_run_unmodified(their_code, installed):
             (g,) = torch.autograd.grad(discriminator(image).sum(), image, create_graph=True)
             g.square().sum().backward()
         images.append([image.detach(), g.detach(), discriminator.convs[0][0].weight.grad])
-    for theirs, ours in zip(*images, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert all(x.abs().max() > 0 for x in images[0])
+    assert_interchangeable(*images)

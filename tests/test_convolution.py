@@ -135,7 +135,12 @@ def test_images_of_16_bits_keep_their_dtype(dtype: torch.dtype) -> None:
     x, w = torch.randn(2, 8, 8, 8), torch.randn(2, 4)
     y = layer(x.to(dtype), w, "none")
     assert y.dtype is dtype
-    torch.testing.assert_close(y.float(), layer(x.to(dtype).float(), w, "none"), atol=4e-2, rtol=2e-2)
+    # To the bit: how exact the operator is, its own tests say.
+    operator = fastvfx.modulated_conv2d(
+        x.to(dtype), layer.weight, layer.affine(w), bias=layer.bias, up=2, padding=1,
+        resample_filter=layer.resample_filter, flip_weight=False, act="lrelu", clamp=256,
+    )  # fmt: skip
+    assert torch.equal(y, operator)
 
 
 def test_bad_options_are_named() -> None:

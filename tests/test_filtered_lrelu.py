@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -17,7 +18,6 @@ from fastvfx.functional import filtered_lrelu, setup_filter
 from fastvfx.reference.filtered_lrelu import filtered_lrelu as reference
 from fastvfx.reference.upfirdn2d import upfirdn2d
 
-native = pytest.mark.skipif(_ext._C is None, reason="the native module was not built")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 

@@ -6,15 +6,14 @@ import math
 
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import fastvfx
-from fastvfx import _ext
 from fastvfx.reference import frequency as reference
 
-native = pytest.mark.skipif(_ext._C is None, reason="the native module was not built")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 MODES = ["tcnn", "torch_ngp", "nerfstudio", "nerf"]
 BACKENDS = [pytest.param("native", marks=native), "reference"]

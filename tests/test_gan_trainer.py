@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import get_args
 
 import pytest
 import torch
+from marks import sigint
 
 from fastvfx.data import Photos
 from fastvfx.models import stylegan2, stylegan3
@@ -277,7 +277,7 @@ def test_divergence_is_said_and_kept_out(tmp_path: Path, what: str, monkeypatch:
     assert path.read_bytes() == saved
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@sigint
 def test_interrupt_ends_after_the_step_and_saves(tmp_path: Path) -> None:
     trainer = Trainer(photos(), CONFIG)
     path = tmp_path / "c.safetensors"

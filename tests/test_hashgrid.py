@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastvfx
-from fastvfx import HashGridSpec, _ext
+from fastvfx import HashGridSpec
 from fastvfx.reference import hashgrid as reference
-
-needs_native = pytest.mark.skipif(_ext._C is None, reason="no native module")
 
 DTYPES = [
     pytest.param(d, id=str(d).removeprefix("torch."))
@@ -286,7 +285,7 @@ def test_levels_that_are_copied_first(device):
     check(spec, *draw(spec, n=70000, device=device))
 
 
-@needs_native
+@native
 @pytest.mark.parametrize("features", [1, 2, 4])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_instruction_set_levels(isa, dtype, features):
@@ -294,7 +293,7 @@ def test_instruction_set_levels(isa, dtype, features):
     check(spec, *draw(spec, dtype, n=333))
 
 
-@needs_native
+@native
 @pytest.mark.parametrize("n_levels", [1, 3, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_same_for_any_number_of_threads(n_levels, dtype, one_thread_and_many):
@@ -551,7 +550,7 @@ def test_more_than_2_31_elements_have_shapes():
         assert [g.shape for g in grads] == [x.shape, table.shape]
 
 
-@needs_native
+@native
 def test_entries_behind_2_31_elements_are_found():
     """The last level of a 16-bit table of 2^31 elements and more, of which only the touched pages exist."""
     spec = HashGridSpec(
@@ -582,7 +581,7 @@ def op_arguments(spec: HashGridSpec, dtype: torch.dtype = torch.float32):
     return x, table, grad, grid
 
 
-@needs_native
+@native
 @pytest.mark.parametrize("along", [False, True], ids=["value", "along"])
 def test_opcheck(along):
     spec = small(n_levels=2)
@@ -594,7 +593,7 @@ def test_opcheck(along):
     torch.library.opcheck(ops.hashgrid_bwd_table, (x, grad, direction, spec.n_entries, *grid))
 
 
-@needs_native
+@native
 def test_packed_levels_of_the_wrong_length_are_refused():
     x, table, _, grid = op_arguments(small())
     with pytest.raises(ValueError, match="3 \\+ dims integers for each level"):

@@ -8,16 +8,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastvfx
-from fastvfx import _ext
 from fastvfx._ops.mlp import ACTIVATION, MAX_LAYERS
 from fastvfx.reference import mlp as reference
-
-needs_native = pytest.mark.skipif(_ext._C is None, reason="no native module")
 
 SHAPES = [
     pytest.param((32, 64, 16), id="32-64-16"),
@@ -98,14 +96,14 @@ def test_16_bit_points_with_float32_weights(x_dtype, device):
     assert [g.dtype for g in got] == [x_dtype, x_dtype, torch.float32, torch.float32]
 
 
-@needs_native
+@native
 @pytest.mark.parametrize("widths", [(32, 64, 64, 3), (3, 27, 31, 5)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_instruction_set_levels(isa, dtype, widths):
     check(*network(widths, dtype, bias=True, n=1100), "relu", "sigmoid")
 
 
-@needs_native
+@native
 def test_same_for_any_number_of_threads(one_thread_and_many):
     x, weights, biases, grad_y = network((32, 64, 64, 3), torch.float32, bias=True, n=20000)
     results = []
@@ -212,7 +210,7 @@ def test_strides(device):
         assert torch.equal(a, b)
 
 
-@needs_native
+@native
 def test_does_not_store_hidden_layers():
     """What autograd keeps: x, y and the parameters."""
     x, weights, _, _ = network((32, 64, 64, 3), torch.float32, n=1000)
@@ -222,7 +220,7 @@ def test_does_not_store_hidden_layers():
     assert sum(t.numel() for t in kept) == x.numel() + y.numel() + sum(w.numel() for w in weights)
 
 
-@needs_native
+@native
 @pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
 def test_opcheck(bias):
     x, weights, biases, grad_y = network((5, 16, 3), torch.float32, bias, n=10)
@@ -233,7 +231,7 @@ def test_opcheck(bias):
         torch.library.opcheck(torch.ops.fastvfx.mlp_bwd.default, (x, y, grad_y, weights, biases, 1, 3, *asked))
 
 
-@needs_native
+@native
 def test_compiles_to_one_graph():
     net = fastvfx.MLP(5, 3, n_neurons=16, output_activation="Sigmoid", bias=True)
     x = torch.randn(20, 5, requires_grad=True)
@@ -247,7 +245,7 @@ def test_compiles_to_one_graph():
         torch.testing.assert_close(a, b)
 
 
-@needs_native
+@native
 def test_fake_tensors():
     with FakeTensorMode():
         net = fastvfx.MLP(5, 3, n_neurons=16)

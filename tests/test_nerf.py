@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import sigint
 from scenes import ball
 
 import fastvfx
@@ -253,7 +254,7 @@ print("interrupted", trainer.fit(max_seconds=600, checkpoint=Path(sys.argv[1]), 
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+@sigint
 def test_interrupt_saves(tmp_path: Path) -> None:
     """Ctrl-C ends the training after a whole step and keeps it."""
     path = tmp_path / "c.safetensors"

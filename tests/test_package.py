@@ -64,6 +64,12 @@ def test_without_the_extension_everything_runs_on_the_reference():
     assert "no native kernel for device cpu" in message and "pip install" in message
 
 
+def test_the_native_module_loads_where_it_was_built():
+    """Else every test of a kernel would skip, and nothing fail. `make test` says that it was built."""
+    built = list(Path(fastvfx.__file__).parent.glob("_C.*"))
+    assert _ext._C is not None or not (built or os.environ.get("FASTVFX_BUILT")), _ext.why_missing
+
+
 @pytest.mark.skipif(_ext._C is None or _ext._C.detected_isa() == "generic", reason="one instruction set was built")
 def test_instruction_set_can_be_forced():
     assert run("import fastvfx; print(fastvfx._ext._C.active_isa())", FASTVFX_CPU_ISA="v2") == "x86-64-v2"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -15,7 +16,6 @@ import fastvfx
 from fastvfx import _ext
 from fastvfx.reference import spherical_harmonics as reference
 
-native = pytest.mark.skipif(_ext._C is None, reason="the native module was not built")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 DEGREES = range(1, 9)
 
