@@ -250,7 +250,6 @@ void forward(const Upfirdn2dFwd& a) {
 }
 
 // --- gradient to the filter: each block sums 16 taps over its part of the outputs, one thread adds the blocks' sums
-// ------
 
 constexpr int kTapsAtOnce = 16;
 
@@ -307,10 +306,12 @@ template <class T>
 void backward_to_filter(const Upfirdn2dBwdF& a) {
   const auto stream = static_cast<cudaStream_t>(a.stream);
   const int taps = a.taps_y * a.taps_x;
-  const dim3 grid(kUpfirdn2dBlocks, unsigned(ceil_div(taps, kTapsAtOnce)));
-  upfirdn2d_bwd_f_kernel<T><<<grid, kThreads, 0, stream>>>(a);
+  const int64_t outputs = a.n * a.channels * a.out_h * a.out_w;
+  // No more blocks than there is work for; one where there is none, to write zeros.
+  const int blocks = int(max_of<int64_t>(1, min_of<int64_t>(kUpfirdn2dBlocks, ceil_div(outputs, kThreads))));
+  upfirdn2d_bwd_f_kernel<T><<<dim3(blocks, unsigned(ceil_div(taps, kTapsAtOnce))), kThreads, 0, stream>>>(a);
   check_launch("upfirdn2d_bwd_f");
-  upfirdn2d_bwd_f_sum_kernel<acc_t<T>><<<grid_for(taps, kThreads), kThreads, 0, stream>>>(a, kUpfirdn2dBlocks);
+  upfirdn2d_bwd_f_sum_kernel<acc_t<T>><<<grid_for(taps, kThreads), kThreads, 0, stream>>>(a, blocks);
 }
 
 }  // namespace
