@@ -22,8 +22,8 @@ import fastvfx
 from fastvfx import conv2d_resample
 from fastvfx._ops._torch_conv2d import Geometry, _spread_by_phases
 from fastvfx.functional import setup_filter
-from fastvfx.functional.conv2d_resample import resampling_pads
 from fastvfx.reference.conv2d_resample import conv2d_resample as reference
+from fastvfx.reference.conv2d_resample import resampling_pads
 from fastvfx.reference.upfirdn2d import upfirdn2d
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -21,8 +21,8 @@ from torch.autograd import gradcheck, gradgradcheck
 import fastvfx
 from fastvfx import modulated_conv2d
 from fastvfx.functional import setup_filter
-from fastvfx.functional.conv2d_resample import resampling_pads
 from fastvfx.reference.bias_act import bias_act
+from fastvfx.reference.conv2d_resample import resampling_pads
 from fastvfx.reference.upfirdn2d import upfirdn2d
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -11,6 +11,7 @@ from .. import _check
 from .._backend import get_backend, use_native
 from .._ops._torch_conv2d import Geometry
 from ..reference.conv2d_resample import conv2d_resample as reference
+from ..reference.conv2d_resample import resampling_pads
 from .scaled_conv2d import scaled_conv2d
 from .upfirdn2d import (
     Padding,
@@ -118,19 +119,6 @@ def resampled(
         pads = left - (kw - 1), right - (kw - up), top - (kh - 1), bottom - (kh - up)
         y = fir(y, padding=pads, gain=up**2)
     return fir(y, down=down) if down > 1 else y
-
-
-def resampling_pads(f: Tensor | None, up: int, down: int, padding: Padding) -> Padding:
-    """``padding`` and what the filters take at the borders of the upsampled image."""
-    fh, fw = filter_size(f)
-    left, right, top, bottom = padding
-    if up > 1:
-        left, right = left + (fw + up - 1) // 2, right + (fw - up) // 2
-        top, bottom = top + (fh + up - 1) // 2, bottom + (fh - up) // 2
-    if down > 1:
-        left, right = left + (fw - down + 1) // 2, right + (fw - down) // 2
-        top, bottom = top + (fh - down + 1) // 2, bottom + (fh - down) // 2
-    return left, right, top, bottom
 
 
 def output_size(
