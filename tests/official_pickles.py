@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,13 @@ def generator(**changes: Any) -> stylegan2.Generator:
             if name.endswith(("bias", "noise_strength", "w_avg")):
                 x.add_(0.3 * torch.randn_like(x))
     return net
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function: Callable[..., object], *args: object) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from marks import sigint
+from official_pickles import CONFIG, CONFIG3, Calls, dumped, official, official_modules  # noqa: F401  (a fixture)
 from PIL import Image
 
 from fastvfx import cli
 from fastvfx._backend import backend, get_backend
 from fastvfx.cli.gan import parse_seeds
+from fastvfx.data import read_image
+from fastvfx.models import stylegan2, stylegan3
+from fastvfx.models.gan import Sampler, grid, load_sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -275,3 +280,23 @@ def test_checkpoint_of_a_nerf(capsys: pytest.CaptureFixture[str], tmp_path: Path
     Format("fastvfx.nerf").save(tmp_path / "c.safetensors", {"x": torch.zeros(1)}, {})
     said = mistake(capsys, "gan", "generate", tmp_path / "c.safetensors", "--out", tmp_path / "out")
     assert "a checkpoint of fastvfx.nerf, not of fastvfx.gan" in said
+
+
+# --- files of other programs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", [stylegan2.Generator(CONFIG), stylegan3.Generator(CONFIG3)], ids=["2", "3"])
+def test_pictures_from_a_pickle_of_nvidias(tmp_path: Path, net: torch.nn.Module) -> None:
+    path = dumped(tmp_path / "network.pkl", {"G_ema": official(net)})
+    assert cli.run(["gan", "generate", str(path), "--seeds", "0-1", "--out", str(tmp_path / "grid.png")]) == 0
+    z = load_sampler(path).latents([0, 1])
+    expected = grid(Sampler(net.eval()).images(z))
+    written = read_image(tmp_path / "grid.png")  # 8 bits: half a step off at most
+    torch.testing.assert_close(written.float() / 255, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_a_malicious_pickle_is_refused_and_runs_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = dumped(tmp_path / "network.pkl", {"G_ema": Calls(os.system, f"touch {tmp_path / 'ran'}")})
+    said = mistake(capsys, "gan", "generate", path, "--out", tmp_path / "grid.png")
+    assert "not a file of networks that can be read" in said and "system" in said
+    assert not (tmp_path / "ran").exists()

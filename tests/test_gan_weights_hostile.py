@@ -9,9 +9,7 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from official_pickles import (  # noqa: F401  (official_modules is a fixture)
     CONFIG3,
     D_CONFIG,
     SMALL,
+    Calls,
     Official,
     dumped,
     generator,
@@ -34,16 +33,6 @@ from fastvfx.models import _unpickle, stylegan2, stylegan3
 from fastvfx.models.checkpoint import CheckpointError
 
 # --- files that lie ---------------------------------------------------------------------------------------------------
-
-
-class Calls:
-    """Pickles as a call."""
-
-    def __init__(self, function: Callable[..., object], *args: object) -> None:
-        self.call = function, args
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
 
 
 def attacks(target: Path) -> dict[str, object]:

@@ -105,7 +105,7 @@ def generate(options: Generate) -> int:
     if suffix not in ("", ".png", ".mp4"):
         raise UserError(f"{options.out}: expected a folder, a .png or a .mp4 file")
     prepare("gan", options.device, options.backend, options.threads)
-    sampler = load(options.checkpoint, options.device)
+    sampler = load_sampler(options.checkpoint, options.device)
     z = sampler.latents(seeds)
     c = _label(sampler, len(seeds), options.label)
     if suffix == ".mp4":
@@ -134,7 +134,7 @@ def evaluate(options: Eval) -> int:
     if options.seed < 0:
         raise UserError(f"expected --seed of at least 0, got {options.seed}")
     prepare("gan", options.device, options.backend, options.threads)
-    sampler = load(options.checkpoint, options.device)
+    sampler = load_sampler(options.checkpoint, options.device)
     labels = sampler.generator.c_dim > 0
     photos = _photos(options.data, sampler.generator.img_resolution, labels, False, options.skip_broken)
     if photos.label_dim != sampler.generator.c_dim:
@@ -187,11 +187,6 @@ def parse_seeds(text: str) -> list[int]:
             raise UserError(f"expected --seeds in rising ranges below 2^32, got {text!r}")
         seeds += range(first, last + 1)
     return seeds
-
-
-def load(path: Path, device: str) -> Sampler:
-    """The generator of a checkpoint."""
-    return load_sampler(path, device)
 
 
 def _above_zero(options: Any, name: str) -> None:

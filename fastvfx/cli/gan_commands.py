@@ -89,7 +89,7 @@ class Generate:
     """
 
     checkpoint: Checkpoint
-    """The file that training wrote, or a .pkl of StyleGAN2-ADA or StyleGAN3."""
+    """The file that training wrote, or a .pkl or .pt of StyleGAN2 or StyleGAN3."""
     out: Path
     """Folder, .png or .mp4."""
     seeds: str = "0-15"
@@ -130,7 +130,7 @@ class Eval:
     """
 
     checkpoint: Checkpoint
-    """The file that training wrote, or a .pkl of StyleGAN2-ADA or StyleGAN3."""
+    """The file that training wrote, or a .pkl or .pt of StyleGAN2 or StyleGAN3."""
     data: Data
     """The photographs."""
     features: FeatureName = "random"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import _weights
 from .. import checkpoint as files
+from ..stylegan2 import weights as stylegan2
+from ..stylegan3 import weights as stylegan3
 from .networks import GENERATORS, build, has_styles
 from .trainer import FILES, config_of
 
@@ -101,11 +105,20 @@ class Sampler:
 
 
 def load_sampler(path: files.PathLike, device: torch.device | str = "cpu") -> Sampler:
-    """The generator of a checkpoint of :class:`Trainer`, ready to use.
+    """The generator of a checkpoint of :class:`Trainer`, or of a file of another program, ready to use.
+
+    Args:
+        path: what a training wrote (``.safetensors``); else a file of StyleGAN2 or StyleGAN3 as
+            :func:`fastvfx.models.stylegan2.load_generator` takes it. Nothing in it is executed.
+        device: to compute on.
 
     Raises:
         CheckpointError: the file is damaged or of another model.
     """
+    if Path(path).suffix.lower() in (".pkl", ".pt", ".pth"):
+        stored_there = _weights.choose(_weights.read(path), "G_ema", path)
+        foreign = stylegan3 if stylegan3.is_stylegan3(stored_there.tensors) else stylegan2
+        return Sampler(foreign.generator_of(stored_there, path).to(device).requires_grad_(False).eval())
     stored = FILES.load(path)
     generator: nn.Module = build(GENERATORS, config_of(stored, path).generator)
     files.fill(generator, stored.part("ema"), str(path))

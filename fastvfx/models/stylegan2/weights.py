@@ -39,7 +39,11 @@ def load_generator(path: PathLike, which: str = "G_ema", config: GeneratorConfig
     >>> generator = load_generator("ffhq.pkl")
     >>> images = generator(torch.randn(4, generator.z_dim), truncation_psi=0.7)
     """
-    stored = _weights.choose(_weights.read(path), which, path)
+    return generator_of(_weights.choose(_weights.read(path), which, path), path, config)
+
+
+def generator_of(stored: _weights.Stored, path: PathLike, config: GeneratorConfig | None = None) -> Generator:
+    """:func:`load_generator` of what was read from ``path``."""
     tensors, attributes = stored.tensors, stored.attributes
     try:
         if is_tensorflow(tensors):

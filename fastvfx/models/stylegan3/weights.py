@@ -35,7 +35,16 @@ def load_generator(path: PathLike, which: str = "G_ema", config: GeneratorConfig
     >>> generator = load_generator("stylegan3-r-ffhq-1024x1024.pkl")
     >>> images = generator(torch.randn(1, generator.z_dim), truncation_psi=0.7)
     """
-    stored = _weights.choose(_weights.read(path), which, path)
+    return generator_of(_weights.choose(_weights.read(path), which, path), path, config)
+
+
+def is_stylegan3(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether they are those of such a generator."""
+    return "synthesis.input.freqs" in tensors
+
+
+def generator_of(stored: _weights.Stored, path: PathLike, config: GeneratorConfig | None = None) -> Generator:
+    """:func:`load_generator` of what was read from ``path``."""
     try:
         if config is None:
             config = generator_config(stored.tensors, stored.attributes, stored.init_kwargs)
