@@ -100,7 +100,8 @@ class SynthesisBlock(nn.Module):
         # The sum of a residual block keeps the variance that its two halves have.
         gain = math.sqrt(0.5) if self.residual else 1.0
         if self.in_channels == 0:
-            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
+            # Layers keep the layout they are given, and transposed convolutions are faster in this one.
+            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
             below = cast(Tensor, x).to(dtype)
             x = self.conv0(below, conv_ws[0], noise_mode)
@@ -183,7 +184,7 @@ class SynthesisNetwork(nn.Module):
             ws_here = ws[:, first : first + block.num_conv + block.num_torgb]
             x, img = block(x, img, ws_here.to(block.conv1.weight.dtype), noise_mode, force_fp32)
             first += block.num_conv
-        return cast(Tensor, img)
+        return cast(Tensor, img).contiguous()
 
     def extra_repr(self) -> str:
         return f"img_resolution={self.img_resolution}, img_channels={self.img_channels}, num_ws={self.num_ws}"
