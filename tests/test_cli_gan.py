@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from PIL import Image
 from fastvfx import cli
 from fastvfx._backend import backend, get_backend
 from fastvfx.cli.gan import parse_seeds
-from fastvfx.data import read_image
+from fastvfx.data import load_photos, read_image
 from fastvfx.models import stylegan2, stylegan3
-from fastvfx.models.gan import Sampler, grid, load_sampler
+from fastvfx.models.gan import Sampler, Trainer, grid, load_sampler, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -193,6 +194,21 @@ def test_eval_prints_distances(capsys: pytest.CaptureFixture[str], data: Path, t
     result = json.loads(capsys.readouterr().out)
     assert result["FD-random"] > 0 and result["PPL-random"] > 0 and result["images"] == 6
     assert set(result) == {"FD-random", "KID-random", "PPL-random", "images", "truncation"}
+
+
+def test_half_grown_networks(capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path) -> None:
+    """Pictures are as large as the network has grown, and are compared with photographs of that size."""
+    recipe = preset("pggan", 8, batch=4)
+    generator = replace(recipe.generator, z_dim=8, channel_base=64)  # type: ignore[call-arg]
+    discriminator = replace(recipe.discriminator, channel_base=64)  # type: ignore[call-arg]
+    path = tmp_path / "c.safetensors"
+    trainer = Trainer(load_photos(data), replace(recipe, generator=generator, discriminator=discriminator))
+    trainer.fit(max_steps=1, checkpoint=path)
+    capsys.readouterr()
+    assert cli.run(["gan", "eval", str(path), str(data)]) == 0
+    assert json.loads(capsys.readouterr().out)["FD-random"] > 0
+    assert cli.run(["gan", "generate", str(path), "--seeds", "3", "--out", str(tmp_path)]) == 0
+    assert read_image(next(tmp_path.glob("*3.png"))).shape[:2] == (4, 4)
 
 
 def test_seeds() -> None:

@@ -17,7 +17,7 @@ import torch
 from marks import sigint
 
 from fastvfx.data import Photos
-from fastvfx.models import stylegan2, stylegan3
+from fastvfx.models import stylegan1, stylegan2, stylegan3
 from fastvfx.models.gan import (
     AugmentConfig,
     CheckpointError,
@@ -417,6 +417,8 @@ def shrunk(config: GanConfig) -> GanConfig:
     generator, discriminator = config.generator, config.discriminator
     if isinstance(generator, stylegan2.GeneratorConfig):
         generator = replace(generator, z_dim=8, w_dim=8, synthesis=replace(generator.synthesis, **WIDTHS))
+    elif isinstance(generator, stylegan1.GeneratorConfig):
+        generator = replace(generator, z_dim=8, w_dim=8, synthesis=stylegan1.SynthesisConfig(**WIDTHS))
     elif isinstance(generator, stylegan3.GeneratorConfig):
         small = replace(generator.synthesis, num_layers=4, margin_size=2, **WIDTHS)
         generator = replace(generator, z_dim=8, w_dim=8, synthesis=small)
@@ -433,16 +435,18 @@ def test_every_preset_trains(name: Preset, tmp_path: Path) -> None:
     trainer.fit(max_steps=2, checkpoint=path)
     assert all(math.isfinite(v) for row in trainer.history for v in row.values())
     sampler = load_sampler(path)
-    assert sampler.images(sampler.latents(range(3)), truncation=0.5).shape == (3, 3, 16, 16)
+    side = trainer.resolution
+    assert sampler.images(sampler.latents(range(3)), truncation=0.5).shape == (3, 3, side, side)
     assert len(list(sampler.path(sampler.latents(range(2)), None, 2))) == 4
     again = Trainer(photos(resolution=16), shrunk(preset(name, 16, batch=4)))
     again.restore(path)
     assert same(weights(trainer), weights(again))
 
 
-def test_networks_grow() -> None:
+@pytest.mark.parametrize("name", ["pggan", "stylegan1"])
+def test_networks_grow(name: Preset) -> None:
     """4x4, then 8x8 fading in, then 8x8; the optimisers begin anew, the average follows; resumed in the middle."""
-    config = shrunk(preset("pggan", 8, batch=4))
+    config = shrunk(preset(name, 8, batch=4))
     config = replace(config, grow=GrowConfig(4, fade_kimg=0.008, stable_kimg=0.008))
     trainer, states = Trainer(photos(), config), []
     trainer.fit(max_steps=6, on_step=lambda t, _: states.append(t.generator.growth))  # type: ignore[arg-type]
@@ -464,9 +468,22 @@ def test_growing_resumes(tmp_path: Path) -> None:
         assert same(weights(whole), weights(second))
 
 
+def test_pictures_are_as_large_as_the_network_has_grown(tmp_path: Path) -> None:
+    """Layers to come have learned nothing yet."""
+    config = shrunk(preset("pggan", 8, batch=4))
+    trainer = Trainer(photos(), config)
+    trainer.fit(max_steps=1, checkpoint=tmp_path / "c")
+    sampler = load_sampler(tmp_path / "c")
+    z = sampler.latents([1, 2])
+    assert sampler.images(z).shape == (2, 3, 4, 4)
+    assert torch.equal(sampler.images(z), trainer.ema.network(z).detach())
+
+
 def test_only_some_networks_grow() -> None:
-    with pytest.raises(ValueError, match=r"expected networks of fastvfx\.models\.pggan to grow"):
-        Trainer(photos(), replace(CONFIG, grow=GrowConfig()))
+    growing = preset("pggan", 8)
+    for config in (CONFIG, replace(CONFIG, generator=growing.generator), replace(growing, generator=CONFIG.generator)):
+        with pytest.raises(ValueError, match=r"expected networks of fastvfx\.models\.pggan to grow"):
+            Trainer(photos(), replace(config, grow=GrowConfig()))
 
 
 def test_presets_say_what_their_papers_say() -> None:
@@ -482,7 +499,7 @@ def test_presets_say_what_their_papers_say() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("stylegan1", 64), "expected one of"), (("stylegan2", 48), "power of two from 8, got 48")],
+    [(("stylegan9", 64), "expected one of"), (("stylegan2", 48), "power of two from 8, got 48")],
     ids=["name", "resolution"],
 )
 def test_bad_preset(arguments: tuple, message: str) -> None:

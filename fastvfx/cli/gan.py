@@ -154,7 +154,9 @@ def evaluate(options: Eval) -> int:
                 yield sampler.images(z[i * _BATCH :][: len(batch.images)], c, options.truncation).to(options.device)
                 advance(min((i + 1) * _BATCH, n), "")
 
-    real = collect(features, (batch.images.to(options.device) for batch in batches))
+    growth = getattr(sampler.generator, "growth", None)  # pictures are as large as the network has grown
+    shown = (batch.images if growth is None else growth.images(batch.images) for batch in batches)
+    real = collect(features, (part.to(options.device) for part in shown))
     fake = collect(features, images())
     result: dict[str, Any] = {
         f"FD-{options.features}": frechet_distance(real, fake),

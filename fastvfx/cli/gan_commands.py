@@ -35,8 +35,8 @@ class Train:
     """Crop and resize images to this power of two; by default they must all have one such size."""
     preset: Annotated[Preset | None, arg(metavar="NAME")] = None
     """Networks, losses and their numbers (docs/stylegan.md lists them): stylegan2 on a GPU and stylegan2-small on a
-    processor by default. One of stylegan2, stylegan2-small, stylegan3-t, stylegan3-r, pggan, wgan, wgan-gp, sngan,
-    r3gan, adam-1e-3."""
+    processor by default. One of stylegan2, stylegan2-small, stylegan3-t, stylegan3-r, stylegan1, pggan, wgan, wgan-gp,
+    sngan, r3gan, adam-1e-3."""
     max_seconds: Number = None
     """Stop after so many seconds of training (without saving and samples)."""
     max_kimg: Number = None

@@ -109,8 +109,8 @@ class GanConfig:
             :class:`fastvfx.models.stylegan2.GeneratorConfig`.
         loss, train: see there.
         augment: what the discriminator's images go through; ``None`` for nothing.
-        grow: grow the networks, which must be those of :mod:`fastvfx.models.pggan`; ``None`` trains all of them from
-            the start.
+        grow: grow the networks, which must be those of :mod:`fastvfx.models.pggan` or a generator of
+            :mod:`fastvfx.models.stylegan1`; ``None`` trains all of them from the start.
     """
 
     generator: Config

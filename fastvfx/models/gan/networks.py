@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import dcgan, pggan, stylegan2, stylegan3
+from .. import dcgan, pggan, stylegan1, stylegan2, stylegan3
 from .._config import Config
 
 
@@ -22,6 +22,7 @@ class Family(NamedTuple):
 GENERATORS: dict[str, Family] = {
     "dcgan": Family(dcgan.GeneratorConfig, dcgan.Generator),
     "pggan": Family(pggan.GeneratorConfig, pggan.Generator),
+    "stylegan1": Family(stylegan1.GeneratorConfig, stylegan1.Generator),
     "stylegan2": Family(stylegan2.GeneratorConfig, stylegan2.Generator),
     "stylegan3": Family(stylegan3.GeneratorConfig, stylegan3.Generator),
 }
@@ -30,6 +31,10 @@ DISCRIMINATORS: dict[str, Family] = {
     "pggan": Family(pggan.DiscriminatorConfig, pggan.Discriminator),
     "stylegan2": Family(stylegan2.DiscriminatorConfig, stylegan2.Discriminator),
 }
+
+
+#: Configurations of networks with a ``growth``.
+GROWING = (pggan.GeneratorConfig, pggan.DiscriminatorConfig, stylegan1.GeneratorConfig)
 
 
 def build(families: Mapping[str, Family], config: Config) -> nn.Module:
@@ -76,17 +81,18 @@ def mix_styles(generator: Any, ws: Tensor, z: Tensor, c: Tensor | None, probabil
 
     Args:
         generator: one with styles.
-        ws: (N, layers, w_dim).
+        ws: (N, num_ws, w_dim).
         z, c: latents and labels of the other styles, (N, z_dim) and (N, c_dim) or ``None``.
         probability: for each image.
 
     Returns:
-        (N, layers, w_dim).
+        (N, num_ws, w_dim).
     """
-    n, layers, _ = ws.shape
+    n, num_ws, _ = ws.shape
+    layers = getattr(generator, "styles_in_use", num_ws)
     if layers < 2:
         return ws
     start = torch.randint(1, layers, (n, 1), device=ws.device)
     mixed = torch.rand((n, 1), device=ws.device) < probability
-    later = torch.arange(layers, device=ws.device) >= start  # (N, layers)
+    later = torch.arange(num_ws, device=ws.device) >= start  # (N, num_ws)
     return torch.where((later & mixed)[..., None], generator.mapping(z, c), ws)

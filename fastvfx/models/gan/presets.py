@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
-from .. import dcgan, pggan, stylegan2, stylegan3
+from .. import dcgan, pggan, stylegan1, stylegan2, stylegan3
 from .augment import AugmentConfig
 from .config import GanConfig, GrowConfig, LossConfig, OptimizerConfig, TrainConfig
 
@@ -16,6 +16,7 @@ Preset = Literal[
     "stylegan2-small",
     "stylegan3-t",
     "stylegan3-r",
+    "stylegan1",
     "pggan",
     "wgan",
     "wgan-gp",
@@ -43,6 +44,8 @@ def preset(
       processor.
     - ``"stylegan3-t"``, ``"stylegan3-r"``: StyleGAN3's generators, without style mixing and path lengths; the weight
       of R1 wants to be chosen for the data, the one here is a first guess (Karras et al. 2021).
+    - ``"stylegan1"``: the first StyleGAN, grown from 8x8, with the logistic loss, R1 in every step and style mixing
+      (Karras et al. 2019).
     - ``"pggan"``: progressive growing from 4x4 with WGAN-GP and drift (Karras et al. 2018).
     - ``"wgan"``: DCGAN's networks, RMSprop(5e-5), weights clipped to 0.01, 5 critics (Arjovsky et al. 2017).
     - ``"wgan-gp"``: DCGAN's networks, the critic without normalisation, penalty 10, 5 critics, Adam(1e-4, (0, 0.9))
@@ -177,6 +180,20 @@ def _stylegan3(config: Literal["t", "r"], resolution: int, label_dim: int, batch
     )
 
 
+def _stylegan1(resolution: int, label_dim: int, batch: int | None) -> GanConfig:
+    batch = 32 if batch is None else batch
+    adam = OptimizerConfig(learning_rate={128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}.get(resolution, 0.001))
+    return GanConfig(
+        stylegan1.GeneratorConfig(img_resolution=resolution),
+        pggan.DiscriminatorConfig(
+            img_resolution=resolution, resample_filter=(1, 2, 1), mbstd_group_size=4 if batch % 4 == 0 else 1
+        ),
+        LossConfig(r1_gamma=10.0, discriminator_every=1, style_mixing=0.9),
+        TrainConfig(batch, 1, adam, adam, ema_kimg=10.0, ema_rampup=None),
+        grow=GrowConfig(start=8),
+    )
+
+
 def _pggan(resolution: int, label_dim: int, batch: int | None) -> GanConfig:
     batch = 16 if batch is None else batch
     adam = OptimizerConfig(learning_rate=1e-3)
@@ -207,12 +224,13 @@ def _dcgan(
     )
 
 
-_WITHOUT_LABELS = ("pggan", "wgan", "wgan-gp", "sngan")
+_WITHOUT_LABELS = ("stylegan1", "pggan", "wgan", "wgan-gp", "sngan")
 _RECIPES: dict[str, Callable[[int, int, int | None], GanConfig]] = {
     "stylegan2": _stylegan2,
     "stylegan2-small": _stylegan2_small,
     "stylegan3-t": partial(_stylegan3, "t"),
     "stylegan3-r": partial(_stylegan3, "r"),
+    "stylegan1": _stylegan1,
     "pggan": _pggan,
     "wgan": partial(
         _dcgan, "batch", LossConfig("wasserstein", clip=0.01), OptimizerConfig("rmsprop", learning_rate=5e-5), 5

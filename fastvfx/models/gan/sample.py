@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _weights
 from .. import checkpoint as files
@@ -120,8 +120,11 @@ def load_sampler(path: files.PathLike, device: torch.device | str = "cpu") -> Sa
         foreign = stylegan3 if stylegan3.is_stylegan3(stored_there.tensors) else stylegan2
         return Sampler(foreign.generator_of(stored_there, path).to(device).requires_grad_(False).eval())
     stored = FILES.load(path)
-    generator: nn.Module = build(GENERATORS, config_of(stored, path).generator)
+    config = config_of(stored, path)
+    generator: Any = build(GENERATORS, config.generator)
     files.fill(generator, stored.part("ema"), str(path))
+    if config.grow is not None:
+        generator.growth = config.grow.schedule(generator.img_resolution).at(stored.state["images"])
     names = tuple(stored.state.get("class_names", ()))
     return Sampler(generator.to(device).requires_grad_(False).eval(), names)
 

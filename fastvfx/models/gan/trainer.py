@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...data import PhotoBatch, Photos
 from .. import checkpoint as files
-from .. import pggan
 from .._training import Diverged, interrupts, save_or_warn, used_up
 from . import objectives
 from .augment import AdaptiveProbability, Augment
@@ -24,7 +23,7 @@ from .config import GanConfig, OptimizerConfig
 from .ema import Ema
 from .losses import PathLength, clip_weights
 from .meter import Meter
-from .networks import DISCRIMINATORS, GENERATORS, build, has_styles
+from .networks import DISCRIMINATORS, GENERATORS, GROWING, build, has_styles
 
 FILES = files.Format("fastvfx.gan")
 _CHECK_EVERY = 16  # steps between looks at the losses on a GPU, which wait for it
@@ -351,10 +350,10 @@ def _check_fit(photos: Photos, config: GanConfig) -> None:
                 f"with labels of {photos.label_dim} numbers, as the photographs are, got img_resolution="
                 f"{network.img_resolution}, c_dim={c_dim}"
             )
-    if config.grow is not None and not (isinstance(generator, pggan.GeneratorConfig)):
+    if config.grow is not None and (bad := [c for c in (generator, discriminator) if not isinstance(c, GROWING)]):
         raise ValueError(
-            "fastvfx.models.gan.Trainer: expected networks of fastvfx.models.pggan to grow, got "
-            f"{type(generator).__module__}"
+            "fastvfx.models.gan.Trainer: expected networks of fastvfx.models.pggan to grow, or a generator of "
+            f"stylegan1, got {bad[0]!r}"
         )
 
 
