@@ -7,13 +7,13 @@ It multiplies the bits of bfloat16 operands as integers, so they are only compil
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import interpreted
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ def convolved(x: Tensor, w: Tensor, case: Case) -> Tensor:
     return F.conv2d(x, w, stride=case.stride, padding=case.padding)
 
 
-def interpreted() -> dict[str, list[Tensor]]:
+def computed() -> dict[str, list[Tensor]]:
     """y, the finished y, grad_x and grad_w of every case, by the interpreter."""
     from fastvfx._triton import conv2d as kernels
 
@@ -121,12 +121,7 @@ def interpreted() -> dict[str, list[Tensor]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, list[Tensor]]:
-    path = tmp_path_factory.mktemp("interpreted") / "results.pt"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    child = subprocess.run([sys.executable, __file__, str(path)], env=environment, capture_output=True, text=True)
-    assert child.returncode == 0, child.stderr
-    return torch.load(path)
+    return interpreted.results_of(__file__, tmp_path_factory.mktemp("interpreted"))
 
 
 def formula(case: Case, dtype: torch.dtype) -> list[Tensor]:
@@ -216,4 +211,4 @@ def test_says_what_the_gpu_kernel_does_not_take():
 
 
 if __name__ == "__main__":
-    torch.save(interpreted(), sys.argv[1])
+    torch.save(computed(), sys.argv[1])

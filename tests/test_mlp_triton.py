@@ -6,14 +6,11 @@ before Triton is imported, so one child process (this file as a script) runs all
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
+import interpreted
 import pytest
 import torch
 from oracle import assert_as_good_as_torch
@@ -61,7 +58,7 @@ def arguments(case: Case) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     return draw(case.n, case.widths[0]).to(x_dtype), weights, biases, draw(case.n, case.widths[-1]).to(x_dtype)
 
 
-def interpreted() -> dict[str, list[Tensor]]:
+def computed() -> dict[str, list[Tensor]]:
     """y, grad_x and the flat gradient of the parameters of every case, by the interpreter."""
     from fastvfx._triton import mlp as kernels
 
@@ -79,15 +76,7 @@ def interpreted() -> dict[str, list[Tensor]]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, list[Tensor]]:
-    releases = [tuple(int(n) for n in version(name).split(".")[:2]) for name in ("triton", "numpy")]
-    if releases[0] < (3, 6) and releases[1] >= (2, 4):
-        pytest.skip("the interpreter of Triton before 3.6 fails with NumPy from 2.4 on; kernels on a GPU do not")
-    path = tmp_path_factory.mktemp("interpreted") / "results.pt"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    child = subprocess.run([sys.executable, __file__, str(path)], env=environment, capture_output=True, text=True)
-    assert child.returncode == 0, child.stderr
-    return torch.load(path)
+    return interpreted.results_of(__file__, tmp_path_factory.mktemp("interpreted"))
 
 
 def formula(case: Case, dtype: torch.dtype | None) -> list[Tensor]:
@@ -163,4 +152,4 @@ def test_says_what_the_gpu_kernel_does_not_take(widths, dtype, reason):
 
 
 if __name__ == "__main__":
-    torch.save(interpreted(), sys.argv[1])
+    torch.save(computed(), sys.argv[1])

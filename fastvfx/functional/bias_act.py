@@ -153,15 +153,12 @@ class _Options(NamedTuple):
     def codes(self) -> tuple[int, int, float, float, float | None]:
         return self.dim, ACTIVATION[self.act], self.alpha, self.gain, self.clamp
 
-    @property
     def slope_needs_input(self) -> bool:
         return slope_needs_input(self.act, self.alpha)
 
-    @property
     def slope_needs_result(self) -> bool:
-        return not self.slope_needs_input and (self.act != "linear" or self.clamp is not None)
+        return not self.slope_needs_input() and (self.act != "linear" or self.clamp is not None)
 
-    @property
     def slope_varies(self) -> bool:
         """Whether it has a derivative itself."""
         return self.act not in ("linear", "relu", "lrelu")
@@ -196,10 +193,10 @@ class _BiasAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, scale, noise, b, options):
         y = torch.ops.fastvfx.bias_act_fwd(x, scale, noise, b, *options.codes())
-        from_input = options.slope_needs_input
+        from_input = options.slope_needs_input()
         _, scale_gradient, noise_gradient, b_gradient, _ = ctx.needs_input_grad
         ctx.save_for_backward(
-            y if options.slope_needs_result else None,
+            y if options.slope_needs_result() else None,
             x if from_input or scale_gradient else None,
             scale,
             noise if from_input else None,
@@ -246,8 +243,8 @@ class _BiasActBackward(torch.autograd.Function):
         gg_x = torch.zeros_like(grad_y) if gg_x is None else _dense(gg_x, ctx.layout)
         gg_scale, gg_noise, gg_b = (None if g is None else g.contiguous() for g in (gg_scale, gg_noise, gg_b))
         _, of_y, of_x, of_scale, of_noise, of_b, *_ = ctx.needs_input_grad
-        from_input = options.slope_needs_input
-        of_r = options.slope_varies and (of_y or (from_input and (of_x or of_scale or of_noise or of_b)))
+        from_input = options.slope_needs_input()
+        of_r = options.slope_varies() and (of_y or (from_input and (of_x or of_scale or of_noise or of_b)))
         gg_y, grad_x, grad_scale, grad_r = torch.ops.fastvfx.bias_act_bwd_bwd(
             grad_y, gg_x, y, x, scale, noise, b, gg_scale, gg_noise, gg_b, *options.codes(), of_scale, of_r
         )

@@ -167,4 +167,4 @@ class _SquareSums(torch.autograd.Function):
 
 
 def broadcastable(shape: Sequence[int], to: Sequence[int]) -> bool:
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(shape, to[len(to) - len(shape) :], strict=True))
