@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from ... import _check
@@ -191,7 +192,8 @@ class Discriminator(nn.Module):
         size, channels = self.img_resolution, self.img_channels
         _check.has_shape(op, "img", img, (len(img), channels, size, size), lambda: f"(N, {channels}, {size}, {size})")
         x = None
-        rest: Tensor | None = img.to(self.b4.fc.weight.dtype)
+        # Layers keep the layout they are given, and filters of small images and 16-bit convolutions are faster in this one.
+        rest: Tensor | None = img.to(self.b4.fc.weight.dtype).contiguous(memory_format=torch.channels_last)
         for block in self.blocks():
             x, rest = block(x, rest, force_fp32)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
