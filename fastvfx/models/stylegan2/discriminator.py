@@ -192,7 +192,7 @@ class Discriminator(nn.Module):
         size, channels = self.img_resolution, self.img_channels
         _check.has_shape(op, "img", img, (len(img), channels, size, size), lambda: f"(N, {channels}, {size}, {size})")
         x = None
-        # Layers keep the layout they are given, and filters of small images and 16-bit convolutions are faster in this one.
+        # Layers keep the layout they are given; filters of small images and 16-bit convolutions are faster in this one.
         rest: Tensor | None = img.to(self.b4.fc.weight.dtype).contiguous(memory_format=torch.channels_last)
         for block in self.blocks():
             x, rest = block(x, rest, force_fp32)
