@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import torch
+
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
@@ -47,3 +50,12 @@ def save_or_warn(save: Callable[[], None], on_warning: Callable[[str], None] | N
     except OSError as error:
         if on_warning is not None:
             on_warning(error.strerror or str(error))
+
+
+@contextmanager
+def seeded(device: torch.device, *key: int) -> Iterator[None]:
+    """Torch's random numbers follow from ``key`` inside, and go on as if nothing had been outside."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        yield

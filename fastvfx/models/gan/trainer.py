@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...data import PhotoBatch, Photos
 from .. import checkpoint as files
-from .._training import Diverged, interrupts, save_or_warn, used_up
+from .._training import Diverged, interrupts, save_or_warn, seeded, used_up
+from ..meter import Meter
 from . import objectives
 from .augment import AdaptiveProbability, Augment
 from .config import GanConfig, OptimizerConfig
 from .ema import Ema
 from .losses import PathLength, clip_weights
-from .meter import Meter
 from .networks import DISCRIMINATORS, GENERATORS, GROWING, build, has_styles
 
 FILES = files.Format("fastvfx.gan")
@@ -58,7 +56,7 @@ class Trainer:
         self.photos, self.config, self.device = photos, config, torch.device(device)
         _check_fit(photos, config)
         train = config.train
-        with _seeded(self.device, train.seed):
+        with seeded(self.device, train.seed):
             self.generator = build(GENERATORS, config.generator).to(device)
             self.discriminator = build(DISCRIMINATORS, config.discriminator).to(device)
         self.ema = Ema(self.generator, train.ema_kimg, train.ema_rampup)
@@ -92,7 +90,7 @@ class Trainer:
         """
         config, train = self.config, self.config.train
         self._grow()
-        with _seeded(self.device, train.seed, self.step + 1):
+        with seeded(self.device, train.seed, self.step + 1):
             for _ in range(train.n_critic):
                 batch = self._update_discriminator()
             self._update_generator(batch)
@@ -355,12 +353,3 @@ def _check_fit(photos: Photos, config: GanConfig) -> None:
             "fastvfx.models.gan.Trainer: expected networks of fastvfx.models.pggan to grow, or a generator of "
             f"stylegan1, got {bad[0]!r}"
         )
-
-
-@contextmanager
-def _seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """Torch's random numbers follow from ``key`` inside, and go on as if nothing had been outside."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-        yield
