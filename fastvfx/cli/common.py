@@ -37,6 +37,39 @@ def prepare(op: str, device: str, backend_name: Backend, threads: int | None) ->
         raise UserError(f"--backend native: {error}") from None
 
 
+#: What a training writes into its folder.
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.json"
+
+
+def checked_folder(out: Path) -> Path:
+    """``out``, to be called before anything long.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, expected a folder for the results")
+    return out
+
+
+def begin(trainer: Any, out: Path, resume: bool) -> Path:
+    """Make the folder; go on from the checkpoint in it, or keep that under another name.
+
+    Returns:
+        Where the checkpoint is to be written.
+    """
+    checkpoint = out / CHECKPOINT
+    out.mkdir(parents=True, exist_ok=True)
+    if resume and checkpoint.exists():
+        trainer.restore(checkpoint)
+        say(f"going on from step {trainer.step}")
+    elif checkpoint.exists():
+        checkpoint.replace(out / "previous.safetensors")
+        say(f"kept the checkpoint that was there as {out / 'previous.safetensors'}")
+    return checkpoint
+
+
 def processor(device: str = "cpu") -> str:
     """The name of what computes."""
     if device == "cuda":

@@ -34,14 +34,12 @@ from ..models.gan import (
 from ..models.gan.features import collect
 from ..models.gan.networks import has_styles
 from ..models.plot import Curve, line_plot
-from .common import prepare, processor, progress, say, write_json
+from .common import METRICS, begin, checked_folder, prepare, processor, progress, say, write_json
 from .errors import UserError
 
 if TYPE_CHECKING:
     from .gan_commands import Eval, Generate, Train
 
-CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.json"
 _GRIDS = 16  # of samples, over a whole training, closer together at the beginning
 _BATCH = 32  # images that are generated or looked at at a time
 
@@ -55,20 +53,11 @@ def train(options: Train) -> int:
     if options.seed < 0:
         raise UserError(f"expected --seed of at least 0, got {options.seed}")
     prepare("gan", options.device, options.backend, options.threads)
-    out = options.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, expected a folder for the results")
+    out = checked_folder(options.out)
     photos = _photos(options.data, options.resolution, options.labels, options.mirror, options.skip_broken)
     config = _config(options, photos)
     trainer = _trainer(photos, config, options.device)
-    checkpoint = out / CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if options.resume and checkpoint.exists():
-        trainer.restore(checkpoint)
-        say(f"going on from step {trainer.step}")
-    elif checkpoint.exists():
-        checkpoint.replace(out / "previous.safetensors")
-        say(f"kept the checkpoint that was there as {out / 'previous.safetensors'}")
+    checkpoint = begin(trainer, out, options.resume)
     write_image(out / "photos.png", grid(photos.shuffled(0, options.samples).images))
 
     limits = {"max_seconds": options.max_seconds, "max_kimg": options.max_kimg, "max_steps": options.max_steps}

@@ -17,14 +17,11 @@ from .._backend import backend, use_native
 from ..data import PosedImages, camera_path, load_transforms, parse_color, write_image, write_video
 from ..models.nerf import Evaluation, Nerf, NerfConfig, Probe, Trainer, load_scene
 from ..models.nerf import evaluate as evaluate_views
-from .common import prepare, processor, progress, say, write_json
+from .common import METRICS, begin, checked_folder, prepare, processor, progress, say, write_json
 from .errors import UserError
 
 if TYPE_CHECKING:
     from .app import Eval, Render, Train
-
-CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.json"
 
 
 def train(options: Train) -> int:
@@ -35,21 +32,12 @@ def train(options: Train) -> int:
     if options.film_frames < 0:
         raise UserError(f"expected --film-frames of at least 0, got {options.film_frames}")
     prepare("nerf", options.device, options.backend, options.threads)
-    out = options.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, expected a folder for the results")
+    out = checked_folder(options.out)
     data = _load(options, "train")
     test = _load_test(options, data)
     background = _background(options)
     trainer = Trainer(data, NerfConfig.for_bounds(data.bounds, options.seed), device=options.device)
-    checkpoint = out / CHECKPOINT
-    out.mkdir(parents=True, exist_ok=True)
-    if options.resume and checkpoint.exists():
-        trainer.restore(checkpoint)
-        say(f"going on from step {trainer.step}")
-    elif checkpoint.exists():
-        checkpoint.replace(out / "previous.safetensors")
-        say(f"kept the checkpoint that was there as {out / 'previous.safetensors'}")
+    checkpoint = begin(trainer, out, options.resume)
 
     max_seconds = 60.0 if options.max_seconds is None and options.max_steps is None else options.max_seconds
     probe = None if test is None else _Fast(Probe(test, background.to(options.device)))
