@@ -9,6 +9,7 @@ from .frequency import frequency
 from .grid_sample import grid_sample
 from .hashgrid import hashgrid
 from .march import RaySamples, march_rays, prune_samples
+from .merge_attentions import merge_attentions
 from .minibatch_stddev import minibatch_stddev
 from .mlp import mlp
 from .modulated_conv2d import modulated_conv2d
@@ -30,6 +31,7 @@ __all__ = [
     "grid_sample",
     "hashgrid",
     "march_rays",
+    "merge_attentions",
     "minibatch_stddev",
     "mlp",
     "modulated_conv2d",
