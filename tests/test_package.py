@@ -77,6 +77,16 @@ def test_instruction_set_can_be_forced():
         _ext._C.set_isa("avx9")
 
 
+@pytest.mark.skipif(_ext._C is None, reason="the native module is missing")
+def test_matrix_tiles_can_be_switched_off():
+    code = "import fastvfx; print(fastvfx._ext._C.active_amx())"
+    assert run(code) == str(_ext._C.detected_amx())
+    assert run(code, FASTVFX_CPU_AMX="off") == "False"
+    if not _ext._C.detected_amx():
+        with pytest.raises(ValueError, match="no AMX"):
+            _ext._C.set_amx(True)
+
+
 def test_unknown_backend_in_the_environment_is_named():
     code = "try:\n    import fastvfx\nexcept ValueError as e: print(e)"
     assert run(code, FASTVFX_BACKEND="turbo") == (

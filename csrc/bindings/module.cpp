@@ -39,6 +39,9 @@ PYBIND11_MODULE(_C, m) {
     }
     throw py::value_error("fastvfx: expected generic, x86-64-v2, x86-64-v3 or x86-64-v4, got " + name);
   });
+  m.def("detected_amx", &detected_amx);
+  m.def("active_amx", &active_amx);
+  m.def("set_amx", &set_amx);
   m.def("use_huge_pages", &use_huge_pages);
   bind_aabb(m);
   bind_bias_act(m);

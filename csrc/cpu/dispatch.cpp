@@ -6,6 +6,12 @@
 
 #include "fastvfx/kernels.h"
 
+#if defined(FVX_X86_LEVELS) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace fastvfx {
 
 #if defined(FVX_X86_LEVELS)
@@ -52,6 +58,47 @@ Isa detected_isa() {
 #else
   return Isa::generic;
 #endif
+}
+
+namespace {
+
+bool ask_for_amx() {
+#if defined(FVX_X86_LEVELS) && defined(__linux__) && defined(SYS_arch_prctl)
+  if (detected_isa() != Isa::x86_64_v4) return false;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return false;                      // AVX512-BF16
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24)) return false;  // AMX-BF16, -TILE
+  unsigned low, high;  // which registers the system saves; detected_isa() has seen that it can be asked
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;
+  if ((low & kTileState) != kTileState) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, Linux 5.16
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+std::atomic<bool>& amx() {
+  static std::atomic<bool> on{[] {
+    const char* wanted = std::getenv("FASTVFX_CPU_AMX");
+    return detected_amx() && !(wanted && std::string(wanted) == "off");
+  }()};
+  return on;
+}
+
+}  // namespace
+
+bool detected_amx() {
+  static const bool there = ask_for_amx();
+  return there;
+}
+
+bool active_amx() { return amx().load(std::memory_order_relaxed); }
+
+void set_amx(bool on) {
+  if (on && !detected_amx()) throw std::invalid_argument("fastvfx: this processor or system has no AMX tiles");
+  amx().store(on, std::memory_order_relaxed);
 }
 
 namespace {

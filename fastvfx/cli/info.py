@@ -57,7 +57,10 @@ def _cpu() -> str:
     forced = os.environ.get("FASTVFX_CPU_ISA")
     if active != best:
         return f"running {active} (FASTVFX_CPU_ISA={forced}); this processor could run {best}"
-    return f"running {active}, the best of those built that this processor has"
+    tiles = ""
+    if _ext._C.detected_amx():
+        tiles = "; bfloat16 products in AMX tiles" if _ext._C.active_amx() else "; AMX tiles off (FASTVFX_CPU_AMX=off)"
+    return f"running {active}, the best of those built that this processor has{tiles}"
 
 
 def _cuda_kernels() -> str:

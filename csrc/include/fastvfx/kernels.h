@@ -25,6 +25,11 @@ Isa active_isa();       // what cpu:: functions run: detected_isa(), or FASTVFX_
 void set_isa(Isa isa);  // throws std::invalid_argument when the processor or the build lacks it
 const char* isa_name(Isa isa);
 
+// Matrix tiles (AMX in bf16), beside x86-64-v4. Linux lends them to a process that asks: the first call does.
+bool detected_amx();
+bool active_amx();      // whether kernels of x86-64-v4 use them: if there, unless FASTVFX_CPU_AMX=off or set_amx(false)
+void set_amx(bool on);  // throws std::invalid_argument when they are not there
+
 namespace cpu {
 #define FVX_KERNEL(name, Args) void name(const Args& args);
 #include "../../cpu/kernels.def"
