@@ -4,7 +4,7 @@ Operators are functions of tensors (:mod:`fastvfx.functional`, the common ones a
 models are built from both. ``fastvfx info`` on the command line says what was built and what will run.
 """
 
-from . import _ops, functional  # noqa: F401  (registers torch.ops.fastvfx)
+from . import _ops, functional, patterns  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
 from .convolution import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, SynthesisLayer, ToRGB
 from .encoding import Frequency, HashGrid, SphericalHarmonics
@@ -23,6 +23,8 @@ from .functional import (
     pack_bits,
     prune_samples,
     ray_aabb_intersect,
+    rotary_3d,
+    spatiotemporal_attention,
     spherical_harmonics,
     unpack_bits,
     upfirdn2d,
@@ -67,8 +69,11 @@ __all__ = [
     "mlp",
     "modulated_conv2d",
     "pack_bits",
+    "patterns",
     "prune_samples",
     "ray_aabb_intersect",
+    "rotary_3d",
+    "spatiotemporal_attention",
     "spherical_harmonics",
     "unpack_bits",
     "upfirdn2d",

@@ -1,6 +1,7 @@
 """Every public operator, as functions of tensors. The modules of ``fastvfx`` are these with parameters."""
 
 from .aabb import ray_aabb_intersect
+from .attention import spatiotemporal_attention
 from .bias_act import bias_act
 from .composite import CompositeOutput, composite, composite_alphas
 from .conv2d_resample import conv2d_resample
@@ -14,6 +15,7 @@ from .minibatch_stddev import minibatch_stddev
 from .mlp import mlp
 from .modulated_conv2d import modulated_conv2d
 from .occupancy import pack_bits, unpack_bits
+from .rotary import rotary_3d
 from .spherical_harmonics import spherical_harmonics
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
@@ -38,7 +40,9 @@ __all__ = [
     "pack_bits",
     "prune_samples",
     "ray_aabb_intersect",
+    "rotary_3d",
     "setup_filter",
+    "spatiotemporal_attention",
     "spherical_harmonics",
     "unpack_bits",
     "upfirdn2d",

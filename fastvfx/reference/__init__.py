@@ -1,6 +1,7 @@
 """Every operator in plain PyTorch: the fallback where no kernel was built, and the oracle of the tests."""
 
 from .aabb import ray_aabb_intersect
+from .attention import attention
 from .bias_act import bias_act, scaled_bias_act
 from .composite import composite
 from .conv2d_resample import conv2d_resample
@@ -17,6 +18,7 @@ from .spherical_harmonics import spherical_harmonics
 from .upfirdn2d import upfirdn2d
 
 __all__ = [
+    "attention",
     "bias_act",
     "composite",
     "conv2d_resample",

@@ -15,20 +15,23 @@ LATTICE_END = 2.0**40
 FLOAT_STEPS = 2.0**22
 
 
+def shifted(x: Tensor, n: int) -> Tensor:
+    """Logical shift of int64 to the right."""
+    return (x >> n) & ((1 << (64 - n)) - 1)
+
+
+def mix64(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64, as in march.h."""
+    x = (x ^ shifted(x, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ shifted(x, 27)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ shifted(x, 31)
+
+
 def ray_jitter(seed: int | Tensor, n_rays: int, device: torch.device) -> Tensor:
     """(R,) float64, uniform in [0, 1): a function of seed and ray alone, the same as in march.h."""
-
-    def shifted(x: Tensor, n: int) -> Tensor:  # logical shift
-        return (x >> n) & ((1 << (64 - n)) - 1)
-
-    def mix(x: Tensor) -> Tensor:
-        x = (x ^ shifted(x, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-        x = (x ^ shifted(x, 27)) * (0x94D049BB133111EB - (1 << 64))
-        return x ^ shifted(x, 31)
-
-    start = mix(torch.as_tensor(seed, dtype=torch.int64, device=device).reshape(()))
+    start = mix64(torch.as_tensor(seed, dtype=torch.int64, device=device).reshape(()))
     ray = torch.arange(n_rays, device=device)
-    return shifted(mix(start + ray * (0x9E3779B97F4A7C15 - (1 << 64))), 40).double() * 2.0**-24
+    return shifted(mix64(start + ray * (0x9E3779B97F4A7C15 - (1 << 64))), 40).double() * 2.0**-24
 
 
 @dataclass
