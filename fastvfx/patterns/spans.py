@@ -30,6 +30,7 @@ class Spans:
     dilation: Grid
     sink: Grid
     reach: Grid  # how many dilations the furthest allowed key is away from its query
+    whole: tuple[bool, bool, bool]  # every query may attend every key of the axis
     heads: tuple[int, ...] | None = None  # these heads only; None: all
 
     @property
@@ -64,6 +65,7 @@ def stack(heads: Sequence[tuple[Axis, Axis, Axis]], of_head: Sequence[int], grid
     for (dilation, sink), members in kinds.items():
         t, h, w = (torch.stack([heads[p][axis].spans for p in members]) for axis in range(3))
         reach = tuple(reduce(torch.sym_max, [heads[p][axis].reach for p in members]) for axis in range(3))
+        whole = tuple(all(heads[p][axis].whole for p in members) for axis in range(3))
         mine = tuple(n for n, p in enumerate(of_head) if p in members)
         index = torch.tensor([members.index(of_head[n]) for n in mine], dtype=torch.int32, device=t.device)
         parts.append(
@@ -77,6 +79,7 @@ def stack(heads: Sequence[tuple[Axis, Axis, Axis]], of_head: Sequence[int], grid
                 dilation,
                 sink,
                 (reach[0], reach[1], reach[2]),
+                (whole[0], whole[1], whole[2]),
                 None if len(mine) == len(of_head) else mine,
             )
         )
