@@ -16,6 +16,7 @@ from .mlp import mlp
 from .modulated_conv2d import modulated_conv2d
 from .occupancy import pack_bits, unpack_bits
 from .rotary import rotary_3d
+from .scaled_dot_product_attention import scaled_dot_product_attention
 from .spherical_harmonics import spherical_harmonics
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
@@ -41,6 +42,7 @@ __all__ = [
     "prune_samples",
     "ray_aabb_intersect",
     "rotary_3d",
+    "scaled_dot_product_attention",
     "setup_filter",
     "spatiotemporal_attention",
     "spherical_harmonics",

@@ -107,7 +107,7 @@ def attend(
         scores = scores + added
     scores = scores.masked_fill(~allowed, -torch.inf)
     if scores.shape[-1] == 0:  # no maximum to take
-        return v.new_zeros((*scores.shape[:-1], v.shape[-1])), scores.sum(-1) - torch.inf
+        return scores @ v, scores.sum(-1) - torch.inf
     top = scores.detach().amax(-1, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
     weights = torch.exp(scores - top)
