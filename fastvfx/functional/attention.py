@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .._backend import use_native
 from ..patterns import Full, Pattern
 from ..reference.attention import Options
-from ..reference.attention import attention as reference
 from . import attention_checks as checks
+from .attention_autograd import formula, native
 
 
 def spatiotemporal_attention(
@@ -153,4 +154,9 @@ def _inputs(
 
 
 def _attend(inputs: checks.Inputs, options: Options) -> tuple[Tensor, Tensor]:
-    return reference(*inputs.all(), options)
+    tables = (options.rotary, options.kv_rotary)
+    learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tables)
+    built = hasattr(torch.ops.fastvfx, "attention_fwd")
+    if learned or not built or not use_native(checks.OP, inputs.q.device):
+        return formula(inputs.all(), options)
+    return native(inputs.all(), options)

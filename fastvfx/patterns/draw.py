@@ -61,7 +61,7 @@ def density(pattern: Pattern, grid: Grid, kv_grid: Grid | None) -> float:
 
 def plot(pattern: Pattern, grid: Grid, query: Grid | None, head: int, axes: Any) -> Any:
     pyplot = require("matplotlib.pyplot", extra="cli", purpose="drawing patterns")
-    allowed = pattern.mask(grid)
+    allowed = pattern.mask(grid).cpu()
     while allowed.dim() > 3:
         allowed = allowed[0]
     if allowed.dim() == 3:
@@ -71,7 +71,7 @@ def plot(pattern: Pattern, grid: Grid, query: Grid | None, head: int, axes: Any)
     if query is None:
         if axes is None:
             axes = pyplot.figure(figsize=(4, 4), layout="constrained").subplots()
-        axes.imshow(allowed, cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
+        axes.imshow(allowed.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
         axes.set(xlabel="key", ylabel="query", xticks=[], yticks=[])
         return axes.figure
     t, h, w = query
@@ -81,7 +81,7 @@ def plot(pattern: Pattern, grid: Grid, query: Grid | None, head: int, axes: Any)
     if axes is None:
         axes = pyplot.figure(figsize=(1.3 * grid[0], 1.5), layout="constrained").subplots(1, grid[0], squeeze=False)[0]
     for frame, (panel, keys) in enumerate(zip(axes, frames, strict=True)):
-        panel.imshow(keys, cmap="Blues", vmin=0, vmax=1.6, interpolation="nearest")
+        panel.imshow(keys.numpy(), cmap="Blues", vmin=0, vmax=1.6, interpolation="nearest")
         panel.set(title=f"frame {frame}", xticks=[], yticks=[])
         if frame == t:
             panel.plot(w, h, "o", color="crimson", markersize=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -289,6 +289,8 @@ class PerHead(Pattern):
     """A pattern for each head: ``PerHead([Divided("space")] * 4 + [Divided("time")] * 4)`` is ViViT's fourth model."""
 
     patterns: tuple[Pattern, ...]
+    _different: tuple[Pattern, ...] = field(repr=False, compare=False)
+    _of_head: tuple[int, ...] = field(repr=False, compare=False)
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         patterns = tuple(patterns)
@@ -298,15 +300,17 @@ class PerHead(Pattern):
             raise ValueError(
                 "fastvfx.PerHead: expected no PerHead or Blocks among patterns (Blocks has heads of its own)"
             )
+        different = tuple(dict.fromkeys(patterns))
         object.__setattr__(self, "patterns", patterns)
+        object.__setattr__(self, "_different", different)
+        object.__setattr__(self, "_of_head", tuple(different.index(p) for p in patterns))
 
     def heads(self, n_heads: int | None) -> tuple[tuple[Pattern, ...], tuple[int, ...]]:
         if n_heads is not None and n_heads != len(self.patterns):
             raise ValueError(
                 f"fastvfx.PerHead: expected one pattern for each of {n_heads} heads, got {len(self.patterns)}"
             )
-        different = tuple(dict.fromkeys(self.patterns))
-        return different, tuple(different.index(p) for p in self.patterns)
+        return self._different, self._of_head
 
 
 @dataclass(frozen=True)
