@@ -75,7 +75,8 @@ def _options(aux: Aux, numbers: Numbers) -> Options:
     triples = [numbers.shape[3 * i : 3 * i + 3] for i in range(5)]
     grid, kv_grid, dilation, sink, block = [(x[0], x[1], x[2]) for x in triples]
     return Options(
-        Spans(t, h, w, of_head, grid, kv_grid, dilation, sink, reach=(0, 0, 0)),  # the table was checked already
+        # What reach and whole are for was settled when the pattern was resolved.
+        Spans(t, h, w, of_head, grid, kv_grid, dilation, sink, reach=(0, 0, 0), whole=(False,) * 3),
         numbers.scale, numbers.softcap, numbers.dropout, numbers.seed, rotary, kv_rotary, bool(numbers.shape[15]),
         extra_mask, kv_mask, blocks, block,
     )  # fmt: skip
@@ -128,7 +129,7 @@ class _AttentionBackward(torch.autograd.Function):
         # Storage may be 16 bits; the formula is differentiated in the accumulation type.
         acc = torch.float64 if grad_out.dtype is torch.float64 else torch.float32
         wide = [None if x is None else x.to(acc) for x in inputs]
-        grad_grads = [
+        wide_grads = [
             None if x is None or g is None or g.numel() == 0 else g.to(acc)
             for x, g in zip(inputs, grad_grads, strict=True)
         ]
@@ -136,9 +137,9 @@ class _AttentionBackward(torch.autograd.Function):
             lambda *x: formula(x, options),
             wide,
             [grad_out.to(acc), grad_lse],
-            grad_grads,
+            wide_grads,
         )
-        grad_inputs = [g if g is None else g.to(x.dtype) for g, x in zip(grad_inputs, inputs, strict=True)]
+        in_their_dtype = [g if g is None else g.to(x.dtype) for g, x in zip(grad_inputs, inputs, strict=True)]
         grad_grad_out, grad_grad_lse = grad_grad_outputs
         grad_grad_out = None if grad_grad_out is None else grad_grad_out.to(grad_out.dtype)
         return grad_grad_out, grad_grad_lse, *in_their_dtype, *(None,) * 13
