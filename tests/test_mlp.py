@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastvfx
+from fastvfx import _ext
 from fastvfx._ops.mlp import ACTIVATION, MAX_LAYERS
 from fastvfx.reference import mlp as reference
 
@@ -101,6 +102,20 @@ def test_16_bit_points_with_float32_weights(x_dtype, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_instruction_set_levels(isa, dtype, widths):
     check(*network(widths, dtype, bias=True, n=1100), "relu", "sigmoid")
+
+
+@pytest.mark.skipif(_ext._C is None or not _ext._C.detected_amx(), reason="no AMX")
+@pytest.mark.parametrize("tiles", [False, True], ids=["dot-products", "tiles"])
+@pytest.mark.parametrize("n", [1, 31, 127, 128, 261, 2900], ids=str)
+@pytest.mark.parametrize("widths", SHAPES)
+def test_products_in_tiles_and_without(widths, n, tiles):
+    """Whole tiles, ragged ones, and depths that tiles do not take."""
+    before = _ext._C.active_amx()
+    _ext._C.set_amx(tiles)
+    try:
+        check(*network(widths, torch.bfloat16, bias=True, n=n), "relu", "none")
+    finally:
+        _ext._C.set_amx(before)
 
 
 @native

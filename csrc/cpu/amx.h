@@ -2,9 +2,10 @@
 //
 //   C (m, n) float (+)= A (m, k) bf16 . B (k, n) bf16
 // A lies row by row; B in pairs of rows side by side, element (k, j) at b[k / 2 * b_row + 2 * j + k % 2], as the pack_
-// functions at the end write it. Only where active_amx() holds (kernels.h) may anything here but those be called.
+// functions at the end write it, which need no more than AVX-512. Only where active_amx() holds (kernels.h) may
+// products be made, or Tiles be used.
 //
-//   Tiles tiles;                                            // once per thread and piece of work, not per product
+//   Tiles tiles(active_amx());                              // once per thread and piece of work, not per product
 //   multiply_tiles(tiles, TileProduct{...});                // C in memory
 //   multiply_tiles(tiles, product, room, [&](...) {...});   // blocks of up to 32 x 32 handed over in L1
 #pragma once
@@ -17,6 +18,8 @@
 #if defined(__AVX512BW__) && defined(__x86_64__) && \
     ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11))
 #define FVX_AMX
+#endif
+#if defined(__AVX512BW__) && defined(__GNUC__)
 #include <immintrin.h>
 #endif
 
@@ -29,10 +32,15 @@ namespace {
 class Tiles {
 #if defined(FVX_AMX)
  public:
-  Tiles() { __asm__ volatile("sttilecfg %0" : "=m"(before_)); }
-  ~Tiles() { load(before_); }
+  explicit Tiles(bool use) : used_(use) {
+    if (used_) __asm__ volatile("sttilecfg %0" : "=m"(before_));
+  }
+  ~Tiles() {
+    if (used_) load(before_);
+  }
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
+  bool used() const { return used_; }
 
   // C: rows x 16 floats (registers 0 to 3). A: rows x pairs (4, 5), B: pairs x 16 pairs (6, 7). Setting a shape clears
   // all registers and costs as much as a dozen products, so it is done only where the shape changes.
@@ -56,8 +64,13 @@ class Tiles {
   };
   static void load(const Config& c) { __asm__ volatile("ldtilecfg %0" ::"m"(c)); }
 
+  const bool used_;
   Config before_;
   int rows_ = 0, pairs_ = 0;
+#else
+ public:
+  explicit Tiles(bool) {}
+  bool used() const { return false; }
 #endif
 };
 
@@ -244,6 +257,10 @@ inline void pack_transposed(const bf16* in, int64_t in_row, int64_t n, int64_t k
   }
 }
 
+#endif  // FVX_AMX
+
+#if defined(__AVX512BW__) && defined(__GNUC__)
+
 // B from rows as they are, (k, n): rows 2i and 2i + 1 side by side; a missing last row is zero.
 inline void pack_rows(const bf16* in, int64_t in_row, int64_t k, int64_t n, bf16* b, int64_t b_row) {
   for (int64_t i = 0; i < k; i += 2) {
@@ -260,7 +277,7 @@ inline void pack_rows(const bf16* in, int64_t in_row, int64_t k, int64_t n, bf16
   }
 }
 
-#endif  // FVX_AMX
+#endif
 
 }  // namespace
 

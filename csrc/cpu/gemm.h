@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "amx.h"
 #include "fastvfx/math.h"
 
 FVX_BEGIN_ISA
@@ -76,6 +77,7 @@ struct Product {
   int64_t c_row;
   const E* mask;  // relu_mask: C is zero where mask <= 0
   int64_t mask_row;
+  Tiles* tiles;  // bf16: of this thread, where AMX may be used, or null
 };
 
 template <int kRows, int kVectors, Finish finish, class A, std::enable_if_t<kTuple<A> == 1, int> = 0>
@@ -147,6 +149,11 @@ void multiply(const Product<E, C>& p) {
     const int64_t width = vectors - v < kPanel ? vectors - v : kPanel;
     const E* b = p.b + v * kStep * (p.b_row ? 1 : depth);
     const int64_t b_row = p.b_row ? p.b_row : width * L;
+#if defined(FVX_AMX)
+    if constexpr (kTuple<E> == 2) {
+      if (multiply_panel_in_tiles<finish>(p, b, b_row, v * L, width * L)) continue;
+    }
+#endif
     switch (width) {
       case 1:
         multiply_panel<1, finish>(p, b, b_row, v * L);

@@ -1,5 +1,6 @@
-// The bf16 half of gemm.h: vdpbf16ps adds two products a lane to a float, at the rate of the float multiply-add. It is
-// not part of x86-64-v4, so only these functions are compiled for it and has_bf16() says whether they may be called.
+// The bf16 half of gemm.h: in tiles where a product has them (amx.h), else vdpbf16ps, which adds two products a lane to
+// a float at the rate of the float multiply-add. It is not part of x86-64-v4, so only these functions are compiled for
+// it and has_bf16() says whether they may be called.
 #pragma once
 
 #include "gemm.h"
@@ -76,24 +77,50 @@ FVX_BF16 FVX_NOINLINE void multiply_panel(const Product<bf16, C>& p, const bf16*
   if (row < p.rows) multiply_block<1, kVectors, finish>(p, row, b, b_row, column);
 }
 
-#endif
+#if defined(FVX_AMX)
 
-// Rows 2t and 2t + 1 of `in` side by side, element by element; a missing last row is zero.
-inline void interleave_rows(const bf16* in, int64_t in_row, int64_t rows, int64_t width, bf16* out) {
-  for (int64_t r = 0; r < rows; r += 2, out += 2 * width) {
-    const bf16* first = in + r * in_row;
-    const bf16* second = first + in_row;
-    if (r + 1 < rows) {
-      FVX_SIMD
-      for (int64_t i = 0; i < width; ++i) {
-        out[2 * i].bits = first[i].bits;
-        out[2 * i + 1].bits = second[i].bits;
+// Sums of a block as they come from the tiles, `sums` with rows of kBlockSide, to where they belong in C.
+template <Finish finish>
+FVX_BF16 FVX_NOINLINE void finish_block(const Product<bf16>& p, const float* sums, int64_t row, int64_t column,
+                                        int64_t rows, int64_t columns) {
+  for (int64_t j = 0; j < columns; j += 16) {
+    const __m512 init = p.init ? _mm512_loadu_ps(p.init + column + j) : _mm512_setzero_ps();
+    for (int64_t r = 0; r < rows; ++r) {
+      __m512 y = _mm512_add_ps(init, _mm512_load_ps(sums + r * kBlockSide + j));
+      if (finish == Finish::relu) y = __m512{} > y ? __m512{} : y;  // NaN stays
+      if (finish == Finish::relu_mask) {
+        const bf16* mask = p.mask + (row + r) * p.mask_row + column + j;
+        const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
+        y = _mm512_maskz_mov_ps(_mm256_cmpgt_epi16_mask(h, _mm256_setzero_si256()), y);
       }
-    } else {
-      for (int64_t i = 0; i < width; ++i) out[2 * i] = first[i], out[2 * i + 1] = bf16{0};
+      bf16* const c = p.c + (row + r) * p.c_row + column + j;
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y)));
     }
   }
 }
+
+// False if this product is none for tiles.
+template <Finish finish, class C>
+bool multiply_panel_in_tiles(const Product<bf16, C>& p, const bf16* b, int64_t b_row, int64_t column, int64_t columns) {
+  const int64_t depth = (p.depth + 1) / 2 * 2;
+  if (!p.tiles || p.a_k != 1 || !tile_pairs(depth)) return false;
+  TileProduct t{p.rows, columns, depth, p.a, p.a_row, b, 2 * b_row, nullptr, kBlockSide, false};
+  if constexpr (finish == Finish::add) {
+    t.c = p.c + column, t.c_row = p.c_row, t.accumulate = true;
+    multiply_tiles(*p.tiles, t);
+  } else {
+    alignas(64) float sums[kBlockSide * kBlockSide];
+    multiply_tiles(
+        *p.tiles, t, [&](int64_t, int64_t) { return sums; },
+        [&](int64_t row, int64_t j, int64_t rows, int64_t n) {
+          finish_block<finish>(p, sums, row, column + j, rows, n);
+        });
+  }
+  return true;
+}
+
+#endif
+#endif
 
 }  // namespace
 

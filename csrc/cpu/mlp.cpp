@@ -11,8 +11,11 @@ FVX_BEGIN_ISA
 
 namespace {
 
-constexpr int64_t kTile = 48;              // points
-constexpr int64_t kFewestTiles = 8;        // a chunk, some 50 us of work
+// Points: whole blocks of rows in registers, and in bf16 whole tiles.
+template <class E>
+constexpr int64_t kTile = sizeof(E) == 2 ? 128 : 48;
+template <class E>
+constexpr int64_t kFewestTiles = sizeof(E) == 2 ? 4 : 8;  // a chunk, some 50 us of work
 constexpr int64_t kMaxSums = 64;           // backward: chunks, each with its own sum of the weights' gradients ...
 constexpr int64_t kSumBytes = 16 << 20;    // ... in about this much memory
 constexpr int64_t kReduceGrain = 1 << 16;  // additions a chunk
@@ -199,8 +202,9 @@ Matrix<const E> input_rows(const Mlp& m, int64_t first, int64_t rows, E* buffer)
 // z, or relu(z) when that is the activation.
 template <class E>
 void linear(const Mlp& m, const Packed<E>& packed, int l, Activation kind, Matrix<const E> h, int64_t rows,
-            Matrix<E> out) {
+            Matrix<E> out, Tiles* tiles) {
   Product<E> p{};
+  p.tiles = tiles;
   p.rows = rows, p.columns = round_to_lanes<E>(m.widths[l + 1]), p.depth = m.widths[l];
   p.a = h.data, p.a_row = h.row, p.a_k = 1;
   p.b = packed.forward[l], p.init = packed.bias[l];
@@ -210,7 +214,8 @@ void linear(const Mlp& m, const Packed<E>& packed, int l, Activation kind, Matri
 }
 
 template <class E>
-void forward_tile(const MlpFwd& m, const Packed<E>& packed, int64_t first, int64_t rows, E* const buffers[2]) {
+void forward_tile(const MlpFwd& m, const Packed<E>& packed, int64_t first, int64_t rows, E* const buffers[2],
+                  Tiles* tiles) {
   const int64_t n_out = m.widths[m.n_layers];
   const bool in_place = usable_in_place<E>(m.x_dtype, n_out);
   Matrix<const E> h = input_rows<E>(m, first, rows, buffers[1]);
@@ -220,7 +225,7 @@ void forward_tile(const MlpFwd& m, const Packed<E>& packed, int64_t first, int64
     const int64_t width = m.widths[l + 1];
     Matrix<E> out{buffers[l % 2], round_to_lanes<E>(width)};
     if (last && in_place) out = {static_cast<E*>(m.y) + first * n_out, n_out};
-    linear<E>(m, packed, l, kind, h, rows, out);
+    linear<E>(m, packed, l, kind, h, rows, out, tiles);
     if (kind != Activation::relu) activate_rows(kind, out, rows, width);
     h = {out.data, out.row};
   }
@@ -230,15 +235,16 @@ void forward_tile(const MlpFwd& m, const Packed<E>& packed, int64_t first, int64
 template <class E>
 void forward(const MlpFwd& m) {
   const Packed<E> packed(m, false);
-  const int64_t size = kTile * widest<E>(m);
+  const int64_t size = kTile<E> * widest<E>(m);
   // Four chunks a thread, but none so small that waking a thread costs as much as it saves.
-  const int64_t share = m.n_points / (4 * kTile * max_of(m.threads, 1));
-  const int64_t grain = kTile * max_of(kFewestTiles, min_of(share, 2 * kFewestTiles));
+  const int64_t share = m.n_points / (4 * kTile<E> * max_of(m.threads, 1));
+  const int64_t grain = kTile<E> * max_of(kFewestTiles<E>, min_of(share, 2 * kFewestTiles<E>));
   parallel_for(m.threads, m.n_points, grain, [&](int64_t begin, int64_t end) {
     const Scratch<E> scratch(2 * size);
     E* const buffers[2] = {scratch.data(), scratch.data() + size};
-    for (int64_t first = begin; first < end; first += kTile) {
-      forward_tile<E>(m, packed, first, min_of(kTile, end - first), buffers);
+    Tiles tiles(sizeof(E) == 2 && active_amx());
+    for (int64_t first = begin; first < end; first += kTile<E>) {
+      forward_tile<E>(m, packed, first, min_of(kTile<E>, end - first), buffers, tiles.used() ? &tiles : nullptr);
     }
   });
 }
@@ -246,31 +252,33 @@ void forward(const MlpFwd& m) {
 // One thread's buffers for a tile of the backward pass.
 template <class E>
 struct Tape {
-  explicit Tape(const Mlp& m) : storage(size_of(m)) {
+  Tape(const Mlp& m, Tiles* tiles) : tiles(tiles), storage(size_of(m)) {
     E* next = storage.data();
-    for (E*& buffer : g) buffer = next, next += kTile * widest<E>(m);
+    for (E*& buffer : g) buffer = next, next += kTile<E> * widest<E>(m);
     for (int l = 0; l <= m.n_layers; ++l) {
-      const int64_t size = kTile * round_to_lanes<E>(m.widths[l]);
+      const int64_t size = kTile<E> * round_to_lanes<E>(m.widths[l]);
       h[l] = next, next += size;
       cosine[l] = next, next += size;
     }
     g_pairs = next, next += pairs_size(m);
-    h_pairs = next;
+    h_pairs = next, next += pairs_size(m);
+    g_columns = next;
   }
 
-  static int64_t pairs_size(const Mlp& m) { return kTuple<E> == 1 ? 0 : kTile * widest<E>(m); }
+  static int64_t pairs_size(const Mlp& m) { return kTuple<E> == 1 ? 0 : kTile<E> * widest<E>(m); }
 
   static int64_t size_of(const Mlp& m) {
     int64_t width = 2 * widest<E>(m);
     for (int l = 0; l <= m.n_layers; ++l) width += 2 * round_to_lanes<E>(m.widths[l]);
-    return kTile * width + 2 * pairs_size(m);
+    return kTile<E> * width + 3 * pairs_size(m);
   }
 
+  Tiles* tiles;
   Scratch<E> storage;
   E* g[2];
   E* h[mlp_max_layers + 1];
   E* cosine[mlp_max_layers + 1];
-  E *g_pairs, *h_pairs;
+  E *g_pairs, *h_pairs, *g_columns;
 };
 
 template <class E>
@@ -284,9 +292,16 @@ void add_weight_gradient(Matrix<const E> g, Matrix<const E> h, int64_t rows, int
     p.b = h.data, p.b_row = h.row;
   } else {
     const int64_t width = round_to_lanes<E>(out);
-    interleave_rows(g.data, g.row, rows, width, tape.g_pairs);
-    interleave_rows(h.data, h.row, rows, p.columns, tape.h_pairs);
+    pack_rows(g.data, g.row, rows, width, tape.g_pairs, 2 * width);
+    pack_rows(h.data, h.row, rows, p.columns, tape.h_pairs, 2 * p.columns);
     p.a = tape.g_pairs, p.a_row = 2, p.a_k = width;
+#if defined(FVX_AMX)
+    if (tape.tiles) {
+      p.tiles = tape.tiles;
+      transpose_pairs(tape.g_pairs, width, (rows + 1) / 2, width, tape.g_columns, kTile<E> / 2);
+      p.a = tape.g_columns, p.a_row = kTile<E>, p.a_k = 1;
+    }
+#endif
     p.b = tape.h_pairs, p.b_row = p.columns;
   }
   multiply<Finish::add>(p);
@@ -304,7 +319,7 @@ void backward_tile(const MlpBwd& m, const Packed<E>& packed, int64_t first, int6
     const int64_t width = m.widths[l], row = round_to_lanes<E>(width);
     const Activation kind = l == n ? m.output_activation : m.activation;
     const Matrix<E> out{tape.h[l], row};
-    linear<E>(m, packed, l - 1, kind, h[l - 1], rows, out);
+    linear<E>(m, packed, l - 1, kind, h[l - 1], rows, out, tape.tiles);
     if (kind == Activation::sine) {
       sine_rows(out, Matrix<E>{tape.cosine[l], row}, rows, width);
     } else if (kind != Activation::relu) {
@@ -344,6 +359,7 @@ void backward_tile(const MlpBwd& m, const Packed<E>& packed, int64_t first, int6
     Matrix<E> down{tape.g[l % 2], in_row};
     if (in_place) down = {static_cast<E*>(m.g_x) + first * in, in};
     Product<E> p{};
+    p.tiles = tape.tiles;
     p.rows = rows, p.columns = in_row, p.depth = out;
     p.a = g.data, p.a_row = g.row, p.a_k = 1;
     p.b = packed.transposed[l];
@@ -401,19 +417,20 @@ void backward(const MlpBwd& m) {
   }
   const int64_t affordable = max_of<int64_t>(8, kSumBytes / (stride * int64_t(sizeof(A)) + 1));
   const int64_t most = min_of(kMaxSums, affordable);
-  const int64_t tiles = (m.n_points + kTile - 1) / kTile;
-  const int64_t grain = kTile * max_of((tiles + most - 1) / most, kFewestTiles);
+  const int64_t n_tiles = (m.n_points + kTile<E> - 1) / kTile<E>;
+  const int64_t grain = kTile<E> * max_of((n_tiles + most - 1) / most, kFewestTiles<E>);
   const int64_t n_sums = (m.n_points + grain - 1) / grain;
 
   const Scratch<A> sums(m.g_params ? n_sums * stride : 0);
   parallel_for(m.threads, m.n_points, grain, [&](int64_t begin, int64_t end) {
-    const Tape<E> tape(m);
+    Tiles tiles(sizeof(E) == 2 && active_amx());
+    const Tape<E> tape(m, tiles.used() ? &tiles : nullptr);
     A* mine = m.g_params ? sums.data() + begin / grain * stride : nullptr;
     if (mine) {
       for (int64_t i = 0; i < stride; ++i) mine[i] = 0;
     }
-    for (int64_t first = begin; first < end; first += kTile) {
-      backward_tile<E>(m, packed, first, min_of(kTile, end - first), tape, mine, sum_of);
+    for (int64_t first = begin; first < end; first += kTile<E>) {
+      backward_tile<E>(m, packed, first, min_of(kTile<E>, end - first), tape, mine, sum_of);
     }
   });
   if (m.g_params) reduce_sums<E>(m, sums.data(), n_sums, stride, sum_of);

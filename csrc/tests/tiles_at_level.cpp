@@ -40,7 +40,7 @@ void test_product(const Case& c, bool transposed, bool accumulate) {
   std::vector<float> sums(size_t(c.m * c_row), 0.25f);
   int64_t blocks = 0;
   {
-    Tiles tiles;
+    Tiles tiles(true);
     const TileProduct p{c.m, c.n, depth, a.data(), a_row, b.data(), b_row, sums.data(), c_row, accumulate};
     multiply_tiles(tiles, p);
     if (!accumulate) {  // block by block the same, in a room of its own
