@@ -6,6 +6,8 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 
 from . import _ops, functional, patterns  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
+from .attention import ClassAttention, FrameCache, Rotary, SpatioTemporalAttention
+from .attention_blocks import AttentionBlock, DividedBlock, FactorisedBlock, WindowBlock
 from .convolution import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, SynthesisLayer, ToRGB
 from .encoding import Frequency, HashGrid, SphericalHarmonics
 from .functional import (
@@ -40,8 +42,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AttentionBlock",
+    "ClassAttention",
+    "DividedBlock",
     "EqualizedConv2d",
     "EqualizedLinear",
+    "FactorisedBlock",
+    "FrameCache",
     "Frequency",
     "GridLevel",
     "HashGrid",
@@ -50,10 +57,13 @@ __all__ = [
     "ModulatedConv2d",
     "OccupancyGrid",
     "PixelNorm",
+    "Rotary",
+    "SpatioTemporalAttention",
     "SphericalHarmonics",
     "SynthesisLayer",
     "ToRGB",
     "VolumeRenderer",
+    "WindowBlock",
     "__version__",
     "backend",
     "bias_act",
