@@ -292,8 +292,8 @@ class ClassAttention(SpatioTemporalAttention):
     """:class:`SpatioTemporalAttention` with a class token, which has no position and belongs to no frame.
 
     Tokens of the video attend by the pattern, and the class token besides. The class token attends itself and the whole
-    video; with ``Divided("space")`` it attends itself and one frame, for each frame, and the results are averaged, as if
-    it had been copied into every frame (TimeSformer).
+    video; with ``Divided("space")`` it attends itself and one frame, for each frame, and the results are averaged,
+    as if it had been copied into every frame (TimeSformer).
     """
 
     def forward(self, x: Tensor, cls: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
