@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 
 from .gan_commands import Gan
 from .options import Backend, Count, Device, Number
+from .video_commands import Video
 
 Capture = Positional[Annotated[Path, arg(metavar="DATA")]]
 Checkpoint = Positional[Annotated[Path, arg(metavar="CHECKPOINT")]]
@@ -186,7 +187,10 @@ class Nerf:
 def parse(arguments: list[str]) -> Callable[[], int]:
     """The command that the arguments ask for. Exits for ``--help`` and for arguments that do not parse."""
     commands: Any = (
-        Annotated[Info, subcommand("info")] | Annotated[Nerf, subcommand("nerf")] | Annotated[Gan, subcommand("gan")]
+        Annotated[Info, subcommand("info")]
+        | Annotated[Nerf, subcommand("nerf")]
+        | Annotated[Gan, subcommand("gan")]
+        | Annotated[Video, subcommand("video")]
     )
     return tyro.cli(
         commands,

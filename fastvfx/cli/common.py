@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+import fastvfx
+
+from .. import _ext
 from .._backend import Backend, backend, use_native
 from .._extras import require
 from ..data import atomic_write
@@ -82,6 +85,20 @@ def processor(device: str = "cpu") -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def about(op: str, device: str) -> dict[str, Any]:
+    """What computed, for metrics.json."""
+    native = use_native(op, torch.device(device))
+    return {
+        "backend": "native" if native else "reference",
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "isa": None if _ext._C is None or not native else _ext._C.active_isa(),
+        "processor": processor(device),
+        "fastvfx": fastvfx.__version__,
+        "torch": torch.__version__,
+    }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
