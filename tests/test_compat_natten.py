@@ -239,6 +239,25 @@ def test_module_loads_their_weights():
         torch.testing.assert_close(a(x), b(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "dilation"), [((3,), (2,)), ((3, 4), (1, 2)), ((2, 3, 3), (1, 2, 1))], ids=["1d", "2d", "3d"]
+)
+def test_unfused_operators(kernel, dilation):
+    """Scores, softmax and weighted values are the fused operator."""
+    n = len(kernel)
+    grid = (4, 6, 8)[-n:]
+    q, k, v = (random(2, *grid, 2, 4) for _ in range(3))
+    rpb = random(2, *(2 * k - 1 for k in kernel))
+    heads_first = [x.movedim(-2, 1) for x in (q, k, v)]
+    scores = getattr(ours.functional, f"natten{n}dqkrpb")(*heads_first[:2], rpb, kernel, dilation)
+    weights = scores.softmax(-1)
+    out = getattr(ours.functional, f"natten{n}dav")(weights, heads_first[2], kernel, dilation).movedim(1, -2)
+    fused = FUNCTIONS[n](q, k, v, kernel, 1, dilation, scale=1.0, rpb=rpb)
+    torch.testing.assert_close(out, fused)
+    weight = torch.randn_like(out)
+    torch.testing.assert_close(*(torch.autograd.grad(x, (q, k, v, rpb), weight) for x in (out, fused)))
+
+
 def test_dropout_of_weights_in_training_only():
     layer = ours.NeighborhoodAttention1D(16, 2, 3, attn_drop=0.5)
     x = torch.randn(1, 8, 16)
@@ -274,6 +293,12 @@ BAD = {
         ValueError,
         "expected a batch of 1 and lengths Q",
     ),
+    "unfused scores": (
+        lambda: ours.functional.natten2dqkrpb(X, X[:, 1:], None, 3),
+        ValueError,
+        r"natten2dqkrpb: expected query and key of shape \(batch, heads, 2 axes, dim\)",
+    ),
+    "unfused values": (lambda: ours.functional.natten1dav(X, X, 3), ValueError, "natten1dav: expected attn and value"),
     "heads": (lambda: ours.NeighborhoodAttention2D(10, 3, 3), ValueError, "multiple of num_heads=3, got 10"),
     "module input": (lambda: ours.NeighborhoodAttention2D(8, 2, 3)(torch.ones(1, 6, 8)), ValueError, "X, Y, 8"),
 }  # fmt: skip

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import require
-from ..functional.scaled_dot_product_attention import attend_sequence, bias_or_kv_mask
+from ..functional.scaled_dot_product_attention import attend_sequence, bias_or_kv_mask, random_seed
 
 require("transformers", extra="transformers", purpose="running its models on our attention")
 
@@ -98,7 +98,7 @@ def attention_forward(
         kv_mask=kv_mask,
         softcap=softcap or 0.0,
         dropout=dropout,
-        seed=int(torch.randint(2**31 - 1, ())) if dropout else 0,
+        seed=random_seed(dropout),
     )
     return out, None
 

@@ -71,8 +71,7 @@ def scaled_dot_product_attention(
     bias, kv_mask = bias_or_kv_mask(op, attn_mask, batch, heads, L, S)
     if dropout_p == 1:  # no weight is left, as without keys
         k, v, S, bias, kv_mask, dropout_p = k[:, :0], v[:, :0], 0, None, None, 0.0
-    seed = int(torch.randint(2**31 - 1, ())) if dropout_p else 0
-    options = {"scale": scale, "bias": bias, "kv_mask": kv_mask, "dropout": dropout_p, "seed": seed}
+    options = {"scale": scale, "bias": bias, "kv_mask": kv_mask, "dropout": dropout_p, "seed": random_seed(dropout_p)}
     out, _ = attend_sequence(q, k, v, is_causal, **options)
     shape = (*batch, heads, L, value.shape[-1])
     return out.transpose(1, 2).reshape(shape[len(shape) - axes :])
@@ -95,6 +94,11 @@ def attend_sequence(q: Tensor, k: Tensor, v: Tensor, causal: bool, **options: An
     grid, kv_grid = (1, 1, q.shape[1]), (1, 1, k.shape[1])
     out, lse = spatiotemporal_attention(q, k, v, pattern, grid=grid, kv_grid=kv_grid, return_lse=True, **options)
     return out, lse
+
+
+def random_seed(dropout: float) -> int:
+    """A seed for this call's dropout from PyTorch's default generator, which stays where it is without dropout."""
+    return int(torch.randint(2**63 - 1, ())) if dropout else 0
 
 
 def _checked(op: str, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> int:

@@ -8,10 +8,10 @@ The names and signatures are those of NATTEN 0.21. Arguments that choose a kerne
 and are ignored: ``backend``, all tile sizes and shapes, ``backward_kv_splits``, ``backward_use_pt_reduction``,
 ``run_persistent_kernel``, ``kernel_schedule``, ``torch_compile``, ``use_autograd_fix``; as are the settings of
 :mod:`.context`. What NATTEN has lost, or never had, is here by keyword: ``rpb`` (relative position bias, with its
-gradient), dropout of the weights in the modules, a kernel of 1, second derivatives.
+gradient), dropout of the weights in the modules, a kernel of 1, second derivatives; and ``natten2dqkrpb`` with
+``natten2dav`` and their kin of one and three axes, which left with 0.20 and which transformers' DiNAT imports.
 
-Not here: the profiler, the lists of kernel configurations (``get_configs_for_...``), and the operators before 0.20 that
-return attention weights (``na2d_qk``, ``na2d_av`` and their kin).
+Not here: the profiler, and the lists of kernel configurations (``get_configs_for_...``).
 """
 
 from __future__ import annotations

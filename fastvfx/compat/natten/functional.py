@@ -11,7 +11,30 @@ from torch import Tensor
 
 from ... import functional
 from ...functional.scaled_dot_product_attention import attend_sequence
-from ...patterns import Neighborhood
+from .arguments import neighborhood
+from .unfused import (
+    natten1dav,
+    natten1dqkrpb,
+    natten2dav,
+    natten2dqkrpb,
+    natten3dav,
+    natten3dqkrpb,
+)
+
+__all__ = [
+    "attention",
+    "merge_attentions",
+    "na1d",
+    "na2d",
+    "na3d",
+    "natten1dav",
+    "natten1dqkrpb",
+    "natten2dav",
+    "natten2dqkrpb",
+    "natten3dav",
+    "natten3dqkrpb",
+    "neighborhood_attention_generic",
+]
 
 Result = Tensor | tuple[Tensor, Tensor]
 # What tunes NATTEN's kernels, accepted everywhere and ignored.
@@ -103,24 +126,6 @@ def neighborhood_attention_generic(
     )
     out = out.unflatten(1, query.shape[1:-2])
     return (out, lse.transpose(1, 2).unflatten(1, query.shape[1:-2])) if return_lse else out
-
-
-def neighborhood(n: int, kernel_size: Any, stride: Any, dilation: Any, is_causal: Any) -> Neighborhood:
-    """The pattern of the last ``n`` of time, height and width."""
-
-    def three(name: str, value: Any, default: int | bool) -> tuple[Any, ...]:
-        value = default if value is None else value
-        each = tuple(value) if isinstance(value, Sequence) else (value,) * n
-        if len(each) != n:
-            raise ValueError(f"fastvfx.compat.natten: expected {name} to be one value or {n}, got {value!r}")
-        return (default,) * (3 - n) + each
-
-    return Neighborhood(
-        three("kernel_size", kernel_size, 1),
-        three("stride", stride, 1),
-        three("dilation", dilation, 1),
-        three("is_causal", is_causal, False),
-    )
 
 
 def _of_axes(n: int, shape: str) -> Any:

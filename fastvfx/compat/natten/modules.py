@@ -8,7 +8,9 @@ from functools import partialmethod
 import torch
 from torch import Tensor, nn
 
-from .functional import neighborhood, neighborhood_attention_generic
+from ...functional.scaled_dot_product_attention import random_seed
+from .arguments import neighborhood
+from .functional import neighborhood_attention_generic
 
 
 class NeighborhoodAttentionGeneric(nn.Module):
@@ -82,7 +84,7 @@ class NeighborhoodAttentionGeneric(nn.Module):
             self.scale,
             rpb=self.rpb,
             dropout=dropout,
-            seed=int(torch.randint(2**31 - 1, ())) if dropout else 0,
+            seed=random_seed(dropout),
         )
         return self.proj_drop(self.proj(x.flatten(-2)))
 
