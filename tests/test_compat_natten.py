@@ -159,10 +159,16 @@ def test_values_and_gradients(case, options):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Their merging of attentions without the minutes that compiling takes it."""
+    monkeypatch.setattr(theirs.attn_merge, "_merge_attentions_compile", theirs.attn_merge._merge_attentions_fn)
+
+
 @beside_natten
 @pytest.mark.parametrize("extra", [False, True], ids=["", "additional"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_beside_natten(case, extra):
+def test_beside_natten(case, extra, uncompiled):
     """Forward only: on CPUs it has no gradient."""
     grid, kernel, stride, dilation, causal = case
     if causal == (True,) and kernel == grid and not extra:

@@ -110,7 +110,9 @@ class _Heads:
             sums.append(lse.flatten(2, 3)[:, :, real.flatten()])
             order.append(query[real])
         if not outs:
-            return q.new_zeros((batch, n_heads, n_q, v.shape[3])), q.new_full((batch, n_heads, n_q), -torch.inf)
+            return q[..., :0] @ v.new_zeros((0, v.shape[3])), q.new_full(
+                (batch, n_heads, n_q), -torch.inf
+            )  # in the graph
         inverse = torch.cat(order).argsort()
         return torch.cat(outs, 2).index_select(2, inverse), torch.cat(sums, 2).index_select(2, inverse)
 
