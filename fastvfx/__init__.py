@@ -7,7 +7,7 @@ models are built from both. ``fastvfx info`` on the command line says what was b
 from . import _ops, functional, patterns  # noqa: F401  (registers torch.ops.fastvfx)
 from ._backend import backend, get_backend
 from .attention import ClassAttention, FrameCache, Rotary, SpatioTemporalAttention
-from .attention_blocks import AttentionBlock, DividedBlock, FactorisedBlock, WindowBlock
+from .attention_blocks import AttentionBlock, ClassBlock, DividedBlock, FactorisedBlock, WindowBlock
 from .convolution import EqualizedConv2d, EqualizedLinear, ModulatedConv2d, SynthesisLayer, ToRGB
 from .encoding import Frequency, HashGrid, SphericalHarmonics
 from .functional import (
@@ -44,6 +44,7 @@ __all__ = [
     "MLP",
     "AttentionBlock",
     "ClassAttention",
+    "ClassBlock",
     "DividedBlock",
     "EqualizedConv2d",
     "EqualizedLinear",

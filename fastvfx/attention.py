@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .functional.attention import spatiotemporal_attention
 from .functional.rotary import rotary_3d
+from .functional.scaled_dot_product_attention import random_seed
 from .patterns import CausalTime, Divided, Full, Pattern
 from .patterns.spans import Grid
 
@@ -260,7 +261,7 @@ class SpatioTemporalAttention(nn.Module):
             q, keys.k, keys.v, pattern, grid=grid, kv_grid=keys.grid,
             kv_rotary=False if keys.rotary is None else keys.rotary,
             rotary_pairs="neighbours" if self.rotary is None else self.rotary.pairs,
-            dropout=dropout, seed=int(torch.randint(1 << 62, ())) if dropout else 0, softcap=self.softcap, **options,
+            dropout=dropout, seed=random_seed(dropout), softcap=self.softcap, **options,
         )  # fmt: skip
         return cast(Tensor, out)
 

@@ -62,6 +62,33 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class ClassBlock(nn.Module):
+    """:class:`AttentionBlock` of tokens and a class token (see :class:`fastvfx.ClassAttention`)."""
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        pattern: Pattern | None = None,
+        *,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = ClassAttention(dim, n_heads, pattern, **options)
+        self.dropout = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_ratio, dropout)
+
+    def forward(self, x: Tensor, cls: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens ``(batch, T, H, W, dim)`` and the class token ``(batch, 1, dim)``."""
+        of_x, of_cls = self.attention(self.norm1(x), self.norm1(cls))
+        x, cls = x + self.dropout(of_x), cls + self.dropout(of_cls)
+        return x + self.mlp(self.norm2(x)), cls + self.mlp(self.norm2(cls))
+
+
 class DividedBlock(nn.Module):
     """Attention in time, then in space, then the feed-forward layer (TimeSformer, Bertasius et al., 2021).
 
