@@ -110,9 +110,10 @@ class _Heads:
             sums.append(lse.flatten(2, 3)[:, :, real.flatten()])
             order.append(query[real])
         if not outs:
-            return q[..., :0] @ v.new_zeros((0, v.shape[3])), q.new_full(
-                (batch, n_heads, n_q), -torch.inf
-            )  # in the graph
+            given = [x for x in (q, k, v, *extras, *biases) if x is not None]
+            zero = torch.cat([x.flatten()[:0] for x in given]).sum()  # the result has the gradient 0, not none
+            shape = (batch, n_heads, n_q)
+            return v.new_zeros((*shape, v.shape[3])) + zero, q.new_full(shape, -torch.inf) + zero
         inverse = torch.cat(order).argsort()
         return torch.cat(outs, 2).index_select(2, inverse), torch.cat(sums, 2).index_select(2, inverse)
 
