@@ -117,7 +117,7 @@ def refused(message, error=ValueError, **change):
     begin = time.monotonic()
     with pytest.raises(error if dist.get_rank() == 1 or change.get("both") else ValueError, match=message):
         parallel.spatiotemporal_attention(q, k, k, generous["pattern"], **generous["kwargs"])
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60  # the timeout of the group is longer
 
 
 def heads_are_differentiated_twice():
@@ -276,7 +276,7 @@ def process(rank, port, queue):
         init_method=f"tcp://127.0.0.1:{port}",
         rank=rank,
         world_size=WORLD,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(minutes=5),
     )
     for name, (function, *arguments) in CASES.items():
         torch.manual_seed(0)

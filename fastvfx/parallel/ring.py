@@ -188,21 +188,17 @@ class RingAttention(torch.autograd.Function):
             torch.zeros_like(x, dtype=out.dtype) if x is not None and want else None
             for x, want in zip((q, k, v, *others), wanted, strict=True)
         ]
-        returned: list[Returned] = []
+        due: list[Returned] = []  # gradients on their way home: of one step, while the next one is computed
         for number, slab in enumerate(slabs(ring, k, v)):
             inputs = inputs_of(ring, slab, (q, *others))
             grads = _gradients(ring, slab, inputs, wanted, (out, lse), (grad_out, grad_lse))
-            if number == 0:
-                for total, grad in zip(sums, grads, strict=True):
-                    _add(total, grad)
-                continue
-            for index in (0, 5, 6):
+            home = number == 0
+            for index in range(7) if home else (0, 5, 6):  # q, relative_bias, bias
                 _add(sums[index], grads[index])
-            returned.append(_give_back(ring, number, slab, grads[1:3], (k, v), wanted[1:3]))
-        for transfer, frames, arrived in returned:
-            transfer.wait()
-            for total, grad in zip(sums[1:3], arrived, strict=True):
-                _add(None if total is None else total[:, frames], grad)
+            if not home:
+                due.append(_give_back(ring, number, slab, grads[1:3], (k, v), wanted[1:3]))
+            while len(due) > (number + 1 < ring.ranks.world):
+                _collect(due.pop(0), sums[1:3])
         tensors = (q, k, v, *others)
         return None, *(g if x is None or g is None else g.to(x.dtype) for g, x in zip(sums, tensors, strict=True))
 
@@ -250,6 +246,13 @@ def _give_back(
     ]
     arriving = [torch.empty_like(x[:, frames]) if want else None for x, want in zip(own, wanted, strict=True)]
     return ring.rotate(source, leaving, target, [x for x in arriving if x is not None]), frames, arriving
+
+
+def _collect(returned: Returned, sums: Sequence[Tensor | None]) -> None:
+    transfer, frames, arrived = returned
+    transfer.wait()
+    for total, grad in zip(sums, arrived, strict=True):
+        _add(None if total is None else total[:, frames], grad)
 
 
 def _add(total: Tensor | None, x: Tensor | None) -> None:
