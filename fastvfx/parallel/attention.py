@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
@@ -77,15 +78,15 @@ def spatiotemporal_attention(
             ``"ring"``.
     """
     rank, world = group_of(group)
-    pattern = Full() if pattern is None else pattern
-    learned = Learned(extra_k, extra_v, relative_bias, bias)
-    options = {
-        "scale": scale, "rotary_pairs": rotary_pairs, "dropout": dropout, "softcap": softcap, "extra_mask": extra_mask,
-    }  # fmt: skip
+    call = Call(
+        q, k, v, Full() if pattern is None else pattern, method, Learned(extra_k, extra_v, relative_bias, bias), rotary,
+        kv_mask, extra_mask, seed,
+        {"scale": scale, "rotary_pairs": rotary_pairs, "dropout": dropout, "softcap": softcap},
+    )  # fmt: skip
     refusal: TypeError | ValueError | None = None
     try:
-        _check_own(q, k, v, pattern, method, group, world, learned, kv_mask)
-        said, own_frames = _description(q, k, v, pattern, method, learned, rotary, kv_mask, seed, options), q.shape[1]
+        _check_own(call, group, world)
+        said, own_frames = _description(call), q.shape[1]
     except (TypeError, ValueError) as error:  # raised when the others know, who would wait for ever
         refusal, said, own_frames = error, f"refused: {error}", 0
     frames = _agreed(group, world, own_frames, said, refusal)
@@ -96,9 +97,8 @@ def spatiotemporal_attention(
                 f"fastvfx.{OP}: expected axis {axis} of {name} to be the {n} tokens of all processes, got "
                 f"{tuple(x.shape)}"
             )
-    ranks = Ranks(group, rank, frames)
     run = _by_heads if method == "heads" else _by_ring
-    out, lse = run(ranks, q, k, v, pattern, learned, rotary, kv_mask, seed, options)
+    out, lse = run(call, Ranks(group, rank, frames))
     return (out, lse) if return_lse else out
 
 
@@ -111,64 +111,68 @@ class Learned(NamedTuple):
     bias: Tensor | None
 
 
-def _by_ring(
-    ranks: Ranks,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    learned: Learned,
-    rotary: Tensor | None,
-    kv_mask: Tensor | None,
-    seed: int,
-    options: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Call:
+    """What one process was given."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: Pattern
+    method: str
+    learned: Learned
+    rotary: Tensor | None
+    kv_mask: Tensor | None
+    extra_mask: Tensor | None
+    seed: int
+    numbers: dict[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that reach the operator as they are."""
+        return self.numbers | {"extra_mask": self.extra_mask}
+
+
+def _by_ring(call: Call, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    q, pattern = call.q, call.pattern
     space, heads = (q.shape[2], q.shape[3]), q.shape[4]
-    if learned.relative_bias is not None and len(steps := dilations(pattern, sum(ranks.frames), space, heads)) > 1:
+    table = call.learned.relative_bias
+    if table is not None and len(steps := dilations(pattern, sum(ranks.frames), space, heads)) > 1:
         raise ValueError(
             f"fastvfx.{OP}: expected method='heads' with a relative_bias of heads that are dilated differently in "
             f"time, got 'ring' and dilations {sorted(steps)}"
         )
-    return RingAttention.apply(Ring(ranks, pattern, space, heads, kv_mask, rotary, seed, options), q, k, v, *learned)
+    ring = Ring(ranks, pattern, space, heads, call.kv_mask, call.rotary, call.seed, call.options)
+    return RingAttention.apply(ring, q, call.k, call.v, *call.learned)
 
 
-def _by_heads(
-    ranks: Ranks,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    learned: Learned,
-    rotary: Tensor | None,
-    kv_mask: Tensor | None,
-    seed: int,
-    options: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    world, heads, kv_heads = ranks.world, q.shape[4], k.shape[4]
+def _by_heads(call: Call, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    world, heads, kv_heads = ranks.world, call.q.shape[4], call.k.shape[4]
+    tokens = call.q.shape[1:4]
     mine = slice(heads * ranks.rank // world, heads * (ranks.rank + 1) // world)
     copies = max(world // kv_heads, 1)  # of each head of keys, so that there is one for every process
     kv_mine = slice(kv_heads * copies * ranks.rank // world, kv_heads * copies * (ranks.rank + 1) // world)
-    k, v = (frames_to_heads(x.repeat_interleave(copies, 4) if copies > 1 else x, ranks) for x in (k, v))
+    k, v = (x.repeat_interleave(copies, 4) if copies > 1 else x for x in (call.k, call.v))
+    extra_k, extra_v, table, bias = call.learned
     extra_k, extra_v = (
-        None if x is None else x.repeat_interleave(copies, 2)[:, :, kv_mine] for x in (learned.extra_k, learned.extra_v)
+        None if x is None else x.repeat_interleave(copies, 2)[:, :, kv_mine] for x in (extra_k, extra_v)
     )
-    bias = learned.bias
     if bias is not None:  # (1 | B, heads, own tokens, all tokens) travels like queries of so many channels
-        bias = frames_to_heads(bias.transpose(1, 2).unflatten(1, q.shape[1:4]), ranks).flatten(1, 3).transpose(1, 2)
+        bias = frames_to_heads(bias.transpose(1, 2).unflatten(1, tokens), ranks).flatten(1, 3).transpose(1, 2)
     out, lse = attend(
-        frames_to_heads(q, ranks),
-        k,
-        v,
-        _of_heads(pattern, mine),
-        rotary=rotary,
+        frames_to_heads(call.q, ranks),
+        frames_to_heads(k, ranks),
+        frames_to_heads(v, ranks),
+        _of_heads(call.pattern, mine),
+        rotary=call.rotary,
         bias=bias,
-        relative_bias=None if learned.relative_bias is None else learned.relative_bias[mine],
+        relative_bias=None if table is None else table[mine],
         extra_k=extra_k,
         extra_v=extra_v,
-        kv_mask=None if kv_mask is None else all_frames(kv_mask.unflatten(1, q.shape[1:4]), ranks).flatten(1),
-        seed=(seed + ranks.rank * SEED_STEP) % 2**63,  # the mask of dropout counts heads from 0 in every process
+        kv_mask=None if call.kv_mask is None else all_frames(call.kv_mask.unflatten(1, tokens), ranks).flatten(1),
+        seed=(call.seed + ranks.rank * SEED_STEP) % 2**63,  # the mask of dropout counts heads from 0 in every process
         return_lse=True,
-        **options,
+        **call.options,
     )
     lse = heads_to_frames(lse.transpose(1, 2).unflatten(1, out.shape[1:4])[..., None], ranks)
     return heads_to_frames(out, ranks), lse[..., 0].flatten(1, 3).transpose(1, 2)
@@ -185,19 +189,12 @@ def _of_heads(pattern: Pattern, heads: slice) -> Pattern:
     return pattern
 
 
-def _check_own(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    method: str,
-    group: Any,
-    world: int,
-    learned: Learned,
-    kv_mask: Tensor | None,
-) -> None:
+def _check_own(call: Call, group: Any, world: int) -> None:
     """What one process can tell by itself, and the operator would find only after others have begun to wait."""
-    _check.is_float(OP, q=q, k=k, v=v, **learned._asdict())
+    q, k, v, pattern, method, bias, kv_mask = (
+        call.q, call.k, call.v, call.pattern, call.method, call.learned.bias, call.kv_mask,
+    )  # fmt: skip
+    _check.is_float(OP, q=q, k=k, v=v, **call.learned._asdict())
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 6 or x.shape[:4] != q.shape[:4] or 0 in x.shape:
             raise ValueError(
@@ -220,8 +217,9 @@ def _check_own(
             f"fastvfx.{OP}: expected heads that are a multiple of the {world} processes, and kv_heads that are one or "
             f"divide them, got {heads} and {kv_heads}; method='ring' takes any"
         )
-    bias, shape = learned.bias, (heads, tokens)
-    if bias is not None and (bias.dim() != 4 or bias.shape[0] not in (1, batch) or tuple(bias.shape[1:3]) != shape):
+    if bias is not None and (
+        bias.dim() != 4 or bias.shape[0] not in (1, batch) or tuple(bias.shape[1:3]) != (heads, tokens)
+    ):
         raise ValueError(
             f"fastvfx.{OP}: expected bias of shape (1 or {batch}, {heads}, {tokens}, all tokens), got "
             f"{tuple(bias.shape)}"
@@ -230,18 +228,7 @@ def _check_own(
         _check.has_shape(OP, "kv_mask", kv_mask, (batch, tokens), lambda: f"(batch, own tokens) = {(batch, tokens)}")
 
 
-def _description(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    method: str,
-    learned: Learned,
-    rotary: Tensor | None,
-    kv_mask: Tensor | None,
-    seed: int,
-    options: dict[str, Any],
-) -> str:
+def _description(call: Call) -> str:
     """Everything that must be the same in every process, in words."""
 
     def told(x: Tensor | None, own: int | None = None) -> str:
@@ -252,12 +239,17 @@ def _description(
         learns = " with a gradient" if x.requires_grad and torch.is_grad_enabled() else ""
         return f"{str(x.dtype).removeprefix('torch.')} ({', '.join(shape)}){learns}"
 
-    static, blocks = pattern.split()
-    tensors = {"q": told(q, 1), "k": told(k, 1), "v": told(v, 1), "bias": told(learned.bias, 2)}
-    tensors |= {name: told(x) for name, x in learned._asdict().items() if name != "bias"}
-    tensors |= {"rotary": told(rotary), "kv_mask": told(kv_mask, 1), "extra_mask": told(options["extra_mask"])}
-    numbers = {name: x for name, x in options.items() if name != "extra_mask"} | {"seed": seed, "method": method}
-    words = {"pattern": str(static), "blocks": told(None if blocks is None else blocks.indices)} | tensors | numbers
+    static, blocks = call.pattern.split()
+    words = {
+        "method": call.method,
+        "pattern": str(static),
+        "blocks": told(None if blocks is None else blocks.indices),
+        **{name: told(getattr(call, name), 1) for name in ("q", "k", "v", "kv_mask")},
+        **{name: told(x, 2 if name == "bias" else None) for name, x in call.learned._asdict().items()},
+        **{name: told(getattr(call, name)) for name in ("rotary", "extra_mask")},
+        "seed": call.seed,
+        **call.numbers,
+    }
     return "; ".join(f"{name} {value}" for name, value in words.items())
 
 
