@@ -4,16 +4,8 @@
 #pragma once
 
 #include "fastvfx/hashgrid.h"
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
-#define FVX_GRID_AVX2
-#endif
-#if defined(FVX_GRID_AVX2) && defined(__AVX512F__) && defined(__AVX512VL__) && defined(__GNUC__)
-#define FVX_GRID_AVX512
-#endif
+#include "hashgrid_pairs.h"
+#include "processor.h"
 
 FVX_BEGIN_ISA
 
@@ -35,15 +27,6 @@ struct GridBlock {
   bool all_inside;
   Point points[kBlock];  // only where not all_inside
 };
-
-// Where a choice that was measured depends on who made the caches and the gather instruction.
-inline bool on_intel() {
-#if defined(__GNUC__) && defined(__x86_64__)
-  return __builtin_cpu_is("intel");
-#else
-  return false;
-#endif
-}
 
 // Coordinates of a block's points axis by axis, so that vector loops read them in one piece: x[d * pitch + i], the
 // direction likewise.
@@ -263,61 +246,6 @@ void join_axes(const A* axes, int64_t pitch, int64_t n, A* rows) {
 
 // ---------------------------------------------------------------------------------- by features and storage type
 
-#if defined(FVX_GRID_AVX2)
-// Entries of four points, two features each. At 256 bits separate 64-bit loads beat the gather instruction on every
-// processor measured (Zen 4: 5.3 against 7.0 ns a point and level).
-inline __m256 load_pairs(const float* table, const uint32_t* index) {
-  const double* entries = reinterpret_cast<const double*>(table);
-  const __m128d a = _mm_loadh_pd(_mm_load_sd(entries + index[0]), entries + index[1]);
-  const __m128d b = _mm_loadh_pd(_mm_load_sd(entries + index[2]), entries + index[3]);
-  return _mm256_castpd_ps(_mm256_insertf128_pd(_mm256_castpd128_pd256(a), b, 1));
-}
-inline __m128i load_halves(const void* table, const uint32_t* index) {
-  int pairs[4];
-  for (int k = 0; k < 4; ++k) {
-    __builtin_memcpy(pairs + k, static_cast<const char*>(table) + size_t(index[k]) * 4, 4);  // any alignment
-  }
-  return _mm_setr_epi32(pairs[0], pairs[1], pairs[2], pairs[3]);
-}
-inline __m256 load_pairs(const f16* table, const uint32_t* index) { return _mm256_cvtph_ps(load_halves(table, index)); }
-inline __m256 load_pairs(const bf16* table, const uint32_t* index) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(table, index)), 16));
-}
-inline __m256 twice_each(const float* w) {
-  return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(w)), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-}
-#endif
-
-#if defined(FVX_GRID_AVX512)
-// The first points of a block, eight at a time, with one gather instruction a corner; returns how many. On Intel's
-// cores the few micro-operations leave room to look ahead for more entries that are not in a cache (Sapphire Rapids:
-// 1.35 against 1.62 ms for 2^17 points in a level); on Zen 4 they are slower than separate loads.
-inline int gather_eights(const float* table, int corners, GridBlock<float>& b) {
-  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-  int i = 0;
-  for (; i + 8 <= b.n; i += 8) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int c = 0; c < corners; ++c) {
-      const __m256i index = _mm256_load_si256(reinterpret_cast<const __m256i*>(b.index[c] + i));
-      const __m512 entries = _mm512_castpd_ps(_mm512_i32gather_pd(index, table, 8));
-      const __m512 weight = _mm512_castps256_ps512(_mm256_load_ps(b.weight[c] + i));
-      sum = _mm512_fmadd_ps(entries, _mm512_permutexvar_ps(twice, weight), sum);
-    }
-    _mm512_store_ps(b.rows + 2 * i, sum);
-  }
-  return i;
-}
-#endif
-
-template <class T, int F>
-constexpr bool has_pairs() {
-#if defined(FVX_GRID_AVX2)
-  return F == 2 && sizeof(T) <= 4;
-#else
-  return false;
-#endif
-}
-
 // rows = sum_c weight_c table[index_c]
 template <class T, int F>
 void gather(const void* level_table, int corners, GridBlock<acc_t<T>>& b) {
@@ -326,7 +254,10 @@ void gather(const void* level_table, int corners, GridBlock<acc_t<T>>& b) {
   int i = 0;
 #if defined(FVX_GRID_AVX512)
   if constexpr (F == 2 && sizeof(T) == 4) {
-    if (b.wide_gathers) i = gather_eights(reinterpret_cast<const float*>(table), corners, b);
+    if (b.wide_gathers) {
+      i = gather_eights(reinterpret_cast<const float*>(table), corners, b.index[0], b.weight[0], kBlock, b.n,
+                        reinterpret_cast<float*>(b.rows));
+    }
   }
 #endif
 #if defined(FVX_GRID_AVX2)
