@@ -211,5 +211,50 @@ def test_interpreter_agrees_with_float64(name, results):
             assert_as_good_as_torch(g, s, e, what, floor=2.0)
 
 
+TABLES = [
+    patterns.Full(),
+    patterns.Divided("time"),
+    patterns.Divided("space"),
+    *(NEAR(k, s, causal=c) for k, s in ((1, 1), (4, 3), (5, 2), (7, 7)) for c in (False, True)),
+    *(NEAR(3, s, d, c) for s, d in ((1, 2), (2, 3), (3, 2)) for c in (False, True)),
+    WINDOWS(3, 0),
+    WINDOWS((4, 3, 5), (2, 1, 3)),
+    patterns.SlidingTile(2, (1, 2, 3)),
+    patterns.CausalTime(),
+    patterns.CausalTime(chunk=3, local=4, sink=2),
+    patterns.CausalTime(local=2) & NEAR((1, 3, 5)),
+    NEAR((2, 3, 3), dilation=(3, 2, 1)) & WINDOWS((4, 5, 3), (1, 2, 0)),
+    NEAR(3, dilation=2) & NEAR(5, causal=True, dilation=2) & patterns.CausalTime(),
+]
+
+
+@pytest.mark.parametrize("grid, kv_grid", [((10, 11, 12), None), ((3, 11, 12), (10, 11, 12))], ids=["all", "cache"])
+@pytest.mark.parametrize("pattern", TABLES, ids=str)
+def test_tables_agree(pattern, grid, kv_grid):
+    """The gradient of keys needs that spans of queries never fall, in the order of residues: so it is."""
+    from fastvfx._triton.attention_plan import Geometry, tables_of, turned
+
+    (spans,) = pattern.spans(grid, kv_grid, 1)
+    geometry = Geometry.of(shape_of(Options(spans, 1.0)))
+    tables = tables_of(geometry, spans.axes)
+    backward = turned(tables, geometry.kv_grid)
+    for a, (mask, there, back) in enumerate(zip(spans.masks(), tables, backward, strict=True)):
+        n, m = geometry.grid[a], geometry.kv_grid[a]
+        assert torch.equal(mask_of(there, n, m), mask[0])
+        assert torch.equal(mask_of(back, m, n), mask[0].T)
+
+
+def mask_of(tables, rows: int, columns: int) -> Tensor:
+    """(rows, columns) bool: what the kernels make of the tables of an axis."""
+    if tables.spans is None:
+        return torch.ones((rows, columns), dtype=torch.bool)
+    column = torch.arange(columns)
+    start, end = tables.spans[0, :, :1], tables.spans[0, :, 1:]
+    ordered = ((column >= start) | (column < (tables.sink or 0))) & (column < end)
+    row_order = torch.arange(rows) if tables.row_order is None else tables.row_order.long()
+    column_order = column if tables.column_order is None else tables.column_order.long()
+    return ordered[row_order.argsort()][:, column_order.argsort()]
+
+
 if __name__ == "__main__":
     torch.save(computed(), sys.argv[1])

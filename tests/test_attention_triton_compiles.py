@@ -30,13 +30,16 @@ CASES = [
 ]
 
 
-def recorded(monkeypatch: Any, capability: int, pattern: Pattern, dim: int, **more: Any) -> dict[str, ahead.Recorder]:
+def recorded(monkeypatch: Any, capability: int, pattern: Pattern, dim: int, *options: str) -> dict[str, ahead.Recorder]:
     """The kernels that a forward and a backward on a GPU of that capability would launch, by name."""
     from fastvfx._triton import attention as kernels
+    from fastvfx._triton import attention_rotary
 
     recorders = {n: ahead.Recorder(getattr(kernels, f"{n}_kernel")) for n in ("fwd", "delta", "bwd_q", "bwd_kv")}
     for name, recorder in recorders.items():
         monkeypatch.setattr(kernels, f"{name}_kernel", recorder)
+    recorders["rotate"] = ahead.Recorder(attention_rotary.rotate_kernel)
+    monkeypatch.setattr(attention_rotary, "rotate_kernel", recorders["rotate"])
     monkeypatch.setattr(kernels, "_capability", lambda device: capability)
     n, heads = math.prod(GRID), 8
 
@@ -47,14 +50,28 @@ def recorded(monkeypatch: Any, capability: int, pattern: Pattern, dim: int, **mo
     tensors = [empty(1, n, heads, dim) for _ in range(3)]
     inputs = kernels.Inputs(
         *tensors, None, None, None, None, None, None, None, None, None, *spans.axes, spans.of_head,
-        [*GRID, *GRID, *spans.dilation, *spans.sink, 1, 1, 1, 0, *map(int, spans.whole), *spans.reach],
+        [*GRID, *GRID, *spans.dilation, *spans.sink, 4, 4, 6, 0, *map(int, spans.whole), *spans.reach],
         dim**-0.5, 0.0, 0.0, 0,
-    )._replace(**more)  # fmt: skip
+    )  # fmt: skip
+    optional = {
+        "extra_k": empty(1, 77, heads, dim), "extra_v": empty(1, 77, heads, dim),
+        "extra_mask": empty(1, 77, dtype=torch.bool), "kv_mask": empty(1, n, dtype=torch.bool),
+        "relative_bias": empty(heads, *(2 * r + 1 for r in spans.reach), dtype=torch.float32),
+        "bias": empty(1, heads, n, n), "rotary": empty(n, dim // 2, 2, dtype=torch.float32),
+        "kv_rotary": empty(n, dim // 2, 2, dtype=torch.float32),
+        "blocks": empty(1, 1, 8 * 12 * 14, 9, dtype=torch.int32),
+        "softcap": 30.0, "dropout": 0.1,
+    }  # fmt: skip
+    inputs = inputs._replace(**{name: optional[name] for name in options})
     out, lse = empty(1, n, heads, dim), empty(1, heads, n, dtype=torch.float32)
     kernels.forward(inputs, out, lse)
-    grads = kernels.Gradients(*(torch.empty_like(x) for x in tensors), None, None, None, None)
-    kernels.backward(out, None, inputs, out, lse, grads)
+    grads = kernels.Gradients(*(None if x is None else torch.empty_like(x) for x in gradients_of(inputs)))
+    kernels.backward(out, lse, inputs, out, lse, grads)
     return recorders
+
+
+def gradients_of(inputs: Any) -> tuple[Any, ...]:
+    return inputs.q, inputs.k, inputs.v, inputs.extra_k, inputs.extra_v, inputs.relative_bias, inputs.bias
 
 
 @pytest.mark.parametrize("capability, kernel, pattern, dim", CASES, ids=lambda v: str(v).partition("(")[0].lower())
@@ -66,11 +83,38 @@ def test_compiles_without_a_gpu(capability, kernel, pattern, dim, monkeypatch):
     assert "cp.async" in compiled.ptx  # the next tile is fetched meanwhile
 
 
+OPTIONS = {
+    "biases": ("relative_bias", "bias", "softcap"),
+    "masks": ("extra_k", "extra_v", "extra_mask", "kv_mask", "dropout"),
+    "blocks": ("blocks",),
+}
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd_q", "bwd_kv"])
+@pytest.mark.parametrize("options", list(OPTIONS))
+def test_options_compile(options, kernel, monkeypatch):
+    """The interpreter does not see types; the compiler does. Small tiles compile fast."""
+    from fastvfx._triton import attention as kernels
+    from fastvfx._triton.attention_plan import Tile
+
+    monkeypatch.setattr(kernels, "tiles_of", lambda *_: (Tile(16, 16, 1, 2),) * 3)
+    recorder = recorded(monkeypatch, 80, NEAR, 16, *OPTIONS[options])[kernel]
+    for launch in range(len(recorder.launches)):
+        assert "mma.sync" in recorder.compiled(80, launch).ptx
+
+
+@pytest.mark.parametrize("kernel", ["delta", "rotate"])
+def test_small_kernels_compile(kernel, monkeypatch):
+    recorder = recorded(monkeypatch, 90, FULL, 80, "rotary", "kv_rotary")[kernel]
+    assert recorder.compiled(90).stack == 0
+
+
 def test_a_larger_video_compiles_nothing_anew(monkeypatch):
     """Sizes of grids are arguments: of two launches, only what no kernel is compiled for differs."""
     launches = []
     for grid in ((30, 48, 80), (31, 50, 84)):
         monkeypatch.setitem(globals(), "GRID", grid)
-        launches.append([r.launches[0][1] for r in recorded(monkeypatch, 90, NEAR, 64).values()])
+        recorders = recorded(monkeypatch, 90, NEAR, 64)
+        launches.append([recorders[n].launches[0][1] for n in ("fwd", "bwd_q", "bwd_kv")])
         monkeypatch.undo()
     assert launches[0] == launches[1]
