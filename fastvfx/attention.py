@@ -128,7 +128,8 @@ class SpatioTemporalAttention(nn.Module):
         relative_position: learn a bias for every distance within windows of this size (kt, kh, kw).
         context_dim: width of tokens outside of the video, such as a text's, that :meth:`forward` takes as ``context``;
             ``None``: no such tokens.
-        dropout: of the attention weights, in training. Its seed comes from torch's generator on the CPU.
+        dropout: of the attention weights, in training. Its seed comes from torch's generator on
+            the CPU, a number that ``torch.compile(fullgraph=True)`` cannot trace.
         softcap: see :func:`fastvfx.spatiotemporal_attention`.
         dtype, device: of the parameters.
 

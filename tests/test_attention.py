@@ -181,6 +181,22 @@ def test_queries_may_be_the_last_frames(pattern: Pattern, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("pattern", "grid", "kv_grid"),
+    [(Full(), (2, 3, 4), (3, 5, 2)), (Full(), (3, 1, 1), (1, 1, 1)), (Divided("space"), (3, 1, 1), (3, 2, 4))],
+    ids=str,
+)
+def test_queries_may_lie_on_another_grid(pattern: Pattern, grid: tuple, kv_grid: tuple, backend: str) -> None:
+    n_q, n_k = torch.tensor(grid).prod(), torch.tensor(kv_grid).prod()
+    tensors = {n: torch.randn(2, n_q if n == "q" else n_k, 2, 8, dtype=torch.float64) for n in "qkv"}
+    tensors["relative_bias"] = torch.randn(2, 7, 9, 9, dtype=torch.float64)
+    tables = [fastvfx.rotary_3d(g, 8, dtype=torch.float64) for g in (grid, kv_grid)]
+    case = Case(pattern, grid, kv_grid, tensors, {"rotary": tables[0], "kv_rotary": tables[1]})
+    with fastvfx.backend(backend):
+        compare(case.derivatives(), case.derivatives(oracle), case)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_parts_of_the_keys_merge_by_their_sums(backend: str) -> None:
     q, k, v = (torch.randn(2, 12, 2, 8, dtype=torch.float64) for _ in range(3))
     with fastvfx.backend(backend):

@@ -288,6 +288,17 @@ def test_bad_input_is_named(make, message: str) -> None:
     assert str(raised.value).startswith("fastvfx.")
 
 
+def test_one_graph_for_any_number_of_frames() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    attention = SpatioTemporalAttention(16, 2, CausalTime(2), rotary=True, qk_norm=True)
+    compiled = torch.compile(attention, fullgraph=True, dynamic=True, backend="eager")
+    for frames in (3, 6, 7):  # no other size is the same: torch would take them for one
+        x = torch.randn(2, frames, 4, 5, 16)
+        torch.testing.assert_close(compiled(x), attention(x))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_modules_say_what_they_are() -> None:
     text = repr(fastvfx.SpatioTemporalAttention(16, 4, Full(), kv_heads=2))
     assert "n_heads=4, kv_heads=2, pattern=Full()" in text
