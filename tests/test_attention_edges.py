@@ -9,6 +9,7 @@ import torch
 from attention_cases import oracle
 from marks import native
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvfx
@@ -285,6 +286,39 @@ def test_gradients_after_inference_mode(backend: str) -> None:
     out = spatiotemporal_attention(q, k, v, pattern)
     assert torch.equal(out, expected)
     out.sum().backward()
+
+
+def test_forward_derivatives(backend: str) -> None:
+    """By forward_ad and torch.func, against the gradient's product with the same direction."""
+    tensors = tuple(x.detach() for x in qkv(2, *GRID, dtype=torch.float64))
+    directions = tuple(torch.randn_like(x) for x in tensors)
+    function = lambda q, k, v: spatiotemporal_attention(q, k, v, Neighborhood((3, 2, 3)))  # noqa: E731
+    _, expected = torch.autograd.functional.jvp(function, tensors, directions)
+    _, got = torch.func.jvp(function, tensors, directions)
+    torch.testing.assert_close(got, expected)
+    with forward_ad.dual_level():
+        out = function(*(forward_ad.make_dual(x, d) for x, d in zip(tensors, directions, strict=True)))
+        torch.testing.assert_close(forward_ad.unpack_dual(out).tangent, expected)
+    grads = torch.func.grad(lambda *x: function(*x).square().sum(), argnums=(0, 1, 2))(*tensors)
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    exact = torch.autograd.grad(function(*leaves).square().sum(), leaves)
+    for a, b in zip(grads, exact, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@has_op
+def test_gradients_are_the_same_for_any_number_of_threads(one_thread_and_many: list[int]) -> None:
+    leaves = qkv(2, *GRID, heads=4)
+    leaves += [torch.randn(4, 5, 7, 9, requires_grad=True), torch.randn(1, 4, N, N, requires_grad=True)]
+    results = []
+    for threads in one_thread_and_many:
+        torch.set_num_threads(threads)
+        out, lse = spatiotemporal_attention(
+            *leaves[:3], CausalTime(), relative_bias=leaves[3], bias=leaves[4], return_lse=True
+        )
+        results.append([out, lse, *torch.autograd.grad(out.square().sum() + lse.sum(), leaves)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @has_op

@@ -13,7 +13,7 @@ from .._backend import use_native
 from ..patterns import Full, Pattern
 from ..reference.attention import Options
 from . import attention_checks as checks
-from .attention_autograd import formula, native
+from .attention_autograd import formula, is_transformed, native
 
 
 def spatiotemporal_attention(
@@ -80,9 +80,11 @@ def spatiotemporal_attention(
         float32 (float64 for float64), which is without dropout.
 
     Differentiable in q, k, v, extra_k, extra_v, bias and relative_bias, twice and more, the log-sum-exp included
-    (orders beyond the first run on the PyTorch formula, in memory linear in the allowed pairs). Sums are taken in
-    float32. A query without a key gives 0 and the log-sum-exp -inf. What is masked, by pattern or mask, may be NaN: it
-    has no influence. A NaN that is attended spoils the results of its queries and no other.
+    (orders beyond the first run on the PyTorch formula, in memory linear in the allowed pairs), and forward by
+    torch.autograd.forward_ad and torch.func (on the formula). The kernels' gradients are the same every time, on the CPU
+    for any number of threads. Sums are taken in float32. A query without a key gives 0 and the log-sum-exp -inf. What is
+    masked, by pattern or mask, may be NaN: it has no influence. A NaN that is attended spoils the results of its queries
+    and no other.
 
     Raises:
         TypeError: an argument is no tensor, or has a dtype that does not go with the others.
@@ -157,6 +159,6 @@ def _attend(inputs: checks.Inputs, options: Options) -> tuple[Tensor, Tensor]:
     tables = (options.rotary, options.kv_rotary)
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tables)
     built = hasattr(torch.ops.fastvfx, "attention_fwd")
-    if learned or not built or not use_native(checks.OP, inputs.q.device):
+    if learned or not built or not use_native(checks.OP, inputs.q.device) or is_transformed(inputs.all()):
         return formula(inputs.all(), options)
     return native(inputs.all(), options)

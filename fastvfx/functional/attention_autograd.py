@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._autograd import gradients_wanted, reference_double_backward
 from ..patterns.spans import Spans
@@ -35,6 +36,17 @@ def formula(inputs: Flat, options: Options) -> tuple[Tensor, Tensor]:
     if not tensor or torch.compiler.is_compiling():
         return attention(*inputs, options)
     return attention_tiles(*inputs, options)
+
+
+def is_transformed(inputs: Flat) -> bool:
+    """Whether a call is differentiated forwards or by torch.func, which the formula can and an operator cannot."""
+    if torch.compiler.is_compiling():
+        return False
+    given = [x for x in inputs if x is not None]
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in given):
+        return True
+    has_level = forward_ad._current_level >= 0
+    return has_level and any(forward_ad.unpack_dual(x).tangent is not None for x in given)
 
 
 def native(inputs: Flat, options: Options) -> tuple[Tensor, Tensor]:
