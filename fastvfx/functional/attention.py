@@ -81,10 +81,10 @@ def spatiotemporal_attention(
 
     Differentiable in q, k, v, extra_k, extra_v, bias and relative_bias, twice and more, the log-sum-exp included
     (orders beyond the first run on the PyTorch formula, in memory linear in the allowed pairs), and forward by
-    torch.autograd.forward_ad and torch.func (on the formula). The kernels' gradients are the same every time, on the CPU
-    for any number of threads. Sums are taken in float32. A query without a key gives 0 and the log-sum-exp -inf. What is
-    masked, by pattern or mask, may be NaN: it has no influence. A NaN that is attended spoils the results of its queries
-    and no other.
+    torch.autograd.forward_ad and torch.func (on the formula). The kernels' gradients are the same every time, on the
+    CPU for any number of threads. Sums are taken in float32. A query without a key gives 0 and the log-sum-exp -inf.
+    What is masked, by pattern or mask, may be NaN: it has no influence. A NaN that is attended spoils the results of
+    its queries and no other.
 
     Raises:
         TypeError: an argument is no tensor, or has a dtype that does not go with the others.
