@@ -54,4 +54,5 @@ PYBIND11_MODULE(_C, m) {
   bind_occupancy(m);
   bind_spherical_harmonics(m);
   bind_upfirdn2d(m);
+  bind_winograd(m);
 }

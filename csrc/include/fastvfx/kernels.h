@@ -14,6 +14,7 @@
 #include "fastvfx/offsets.h"
 #include "fastvfx/spherical_harmonics.h"
 #include "fastvfx/upfirdn2d.h"
+#include "fastvfx/winograd.h"
 
 namespace fastvfx {
 
