@@ -83,7 +83,7 @@ void transform_weights(const Plan& plan, int64_t out, int64_t in, float* panel) 
   const WinogradFwd& a = plan.a;
   const int64_t depth = plan.in_block(in), columns = plan.out_block(out), size = depth * columns;
   const float* g_y = a.transform + plan.phase(out) / a.phases * kPoints * kTaps;
-  const float* g_x = a.transform + plan.phase(out) % a.phases * kPoints * kTaps;
+  const float* g_x = a.transform + (a.phases + plan.phase(out) % a.phases) * kPoints * kTaps;
   for (int64_t first = 0; first < columns; first += kPanelWidth) {
     const int64_t width = min_of(kPanelWidth, columns - first);
     for (int64_t lane = 0; lane < width; lane += kLanesOf) {

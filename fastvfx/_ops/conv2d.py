@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._backend import why_no_triton
 from . import _torch_conv2d as by_torch
+from . import _winograd as winograd
 from ._common import accumulate_dtype, define, on
 from ._torch_conv2d import Geometry, layout_of
 
@@ -76,6 +77,10 @@ def _fwd(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geomet
         with on(x.device):
             kernels.conv(_last(x), s, weight, y, geometry.stride, geometry.padding, geometry.transposed, epilogue)
         return y.contiguous(memory_format=layout)
+    after = (scale, noise, bias, act, alpha, gain, clamp)
+    by_winograd = winograd.fprop(x, s, w, geometry, after if finished else winograd.NOTHING)
+    if by_winograd is not None:
+        return by_winograd.contiguous(memory_format=layout)
     y = by_torch.fprop(_scaled(x, s), w, geometry)
     if not finished:
         return y
@@ -98,12 +103,32 @@ def _images(like: Tensor, channels: int, height: int, width: int, dtype: torch.d
 
 
 def _dgrad(g, w, height, width, *geometry):
+    x = winograd.dgrad(g, w, _geometry(*geometry), (height, width))
+    if x is not None:
+        return x.contiguous(memory_format=layout_of(g))
     return by_torch.dgrad(g, w, _geometry(*geometry), (height, width))
 
 
 def _dgrad_fake(g, w, height, width, *geometry):
     channels = w.shape[1] * _geometry(*geometry).groups
     return _images(g, channels, height, width, g.dtype)
+
+
+def _up_fwd(x, s, w, f, size, pad, flip, scale, noise, bias, act, alpha, gain, clamp):
+    after = (scale, noise, bias, act, alpha, gain, clamp)
+    y = winograd.upsampled(x, s, w, f, pad, size, flip, after)
+    if y is None:
+        # The transposed convolution has kernel - 1 pixels more at each end.
+        f = x.new_ones((1, 1), dtype=accumulate_dtype(x.dtype)) if f is None else f
+        y = by_torch.fprop(_scaled(x, s), w, Geometry(2, transposed=True, flip=not flip))
+        pad = [a - (taps - 1) for a, taps in zip(pad, w.shape[2:], strict=True)]
+        y = torch.ops.fastvfx.upfirdn2d_fwd(y, f, size, [1, 1], [1, 1], pad, False, 4.0)
+        y = torch.ops.fastvfx.bias_act_fwd(y, scale, noise, bias, 1, act, alpha, gain, clamp)
+    return y.to(x.dtype).contiguous(memory_format=layout_of(x))
+
+
+def _up_fwd_fake(x, s, w, f, size, pad, flip, scale, noise, bias, act, alpha, gain, clamp):
+    return _images(x, w.shape[0], size[0], size[1], x.dtype)
 
 
 def _wgrad(x, s, g, shape, *geometry_):
@@ -147,6 +172,13 @@ define(
     f"float gain, float? clamp, bool finished, {_GEOMETRY}) -> Tensor",
     _fwd,
     _fwd_fake,
+)
+# Upsampled by 2 first, without a gradient; pad: (y, x) in front of the upsampled image.
+define(
+    "conv2d_up_fwd(Tensor x, Tensor? s, Tensor w, Tensor? f, SymInt[] size, SymInt[] pad, bool flip, Tensor? scale, "
+    "Tensor? noise, Tensor? bias, int act, float alpha, float gain, float? clamp) -> Tensor",
+    _up_fwd,
+    _up_fwd_fake,
 )
 define(f"conv2d_dgrad(Tensor g, Tensor w, int height, int width, {_GEOMETRY}) -> Tensor", _dgrad, _dgrad_fake)
 define(f"conv2d_wgrad(Tensor x, Tensor? s, Tensor g, int[] shape, {_GEOMETRY}) -> Tensor", _wgrad, _wgrad_fake)

@@ -14,6 +14,7 @@ from .._ops._common import accumulate_dtype
 from .._ops._torch_conv2d import Geometry
 from .._ops.bias_act import ACTIVATION
 from .._ops.conv2d import why_no_gpu_kernel
+from ..reference.conv2d_resample import resampling_pads
 from ..reference.modulated_conv2d import EPS
 from ..reference.modulated_conv2d import modulated_conv2d as reference
 from .bias_act import checked_activation, scaled_bias_act
@@ -118,13 +119,18 @@ def modulated_conv2d(
     if noise is not None:
         noise = noise.expand(noise.shape[0] if noise.dim() == 4 else 1, *size[1:])
     scale, s = _factors(x, weight, styles, demodulate, normalize, input_gain)
-    if x.device.type == "cuda" and up == down == 1 and pads == (pads[0], pads[0], pads[2], pads[2]) and min(pads) >= 0:
-        inputs = x, weight, s, scale, noise, bias
-        if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in inputs):
-            # In one kernel. With a gradient to come the convolution itself is kept, so that it is two.
-            noise, bias = (None if t is None else t.float().contiguous() for t in (noise, bias))
-            epilogue = scale, noise, bias, ACTIVATION[act], alpha, gain, clamp
+    inputs = x, weight, s, scale, noise, bias, resample_filter
+    if down == 1 and not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
+        # In one kernel. With a gradient to come the convolution itself is kept, so that it is two.
+        wide = accumulate_dtype(x.dtype)
+        b, z = (None if t is None else t.to(wide).contiguous() for t in (bias, noise))
+        epilogue = scale, z, b, ACTIVATION[act], alpha, gain, clamp
+        if up == 1 and pads == (pads[0], pads[0], pads[2], pads[2]) and min(pads) >= 0:
             return convolution(x, s, weight, Geometry(padding=(pads[2], pads[0]), flip=not flip_weight), epilogue)
+        if up == 2 and x.device.type == "cpu" and max(weight.shape[2:]) > 1:
+            f = None if resample_filter is None else resample_filter.to(wide)
+            left, _, top, _ = resampling_pads(f, up, down, pads)
+            return torch.ops.fastvfx.conv2d_up_fwd(x, s, weight, f, size[2:], (top, left), not flip_weight, *epilogue)
     y = resampled(x, s, weight, resample_filter, up, down, pads, 1, flip_weight, flip_filter=False)
     return scaled_bias_act(y, scale, noise, bias, act, alpha, gain, clamp).to(x.dtype)
 

@@ -23,7 +23,7 @@ struct WinogradFwd {
   const float* s;          // (images, in_channels), factors of x, or null
   const float* w;          // 3 x 3 taps side by side, for each pair of channels
   int64_t w_out, w_in;     // from one channel's taps to the next one's
-  const float* transform;  // (phases, 6, 3): G of either axis
+  const float* transform;  // (2, phases, 6, 3): G of y and of x
   BiasAct after;           // what follows; its images, threads and stream are those of the whole
   float* y;                // (images, phases out_height, phases out_width, out_channels)
   int* finite;             // set to whether all sums were: one NaN or infinity in x or w reaches a whole tile
