@@ -53,6 +53,7 @@ PYBIND11_MODULE(_C, m) {
   bind_frequency(m);
   bind_occupancy(m);
   bind_spherical_harmonics(m);
+  bind_square_sums(m);
   bind_upfirdn2d(m);
   bind_winograd(m);
 }

@@ -11,6 +11,7 @@ from . import (
     mlp,
     occupancy,
     spherical_harmonics,
+    square_sums,
     upfirdn2d,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "mlp",
     "occupancy",
     "spherical_harmonics",
+    "square_sums",
     "upfirdn2d",
 ]

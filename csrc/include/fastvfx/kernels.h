@@ -13,6 +13,7 @@
 #include "fastvfx/occupancy.h"
 #include "fastvfx/offsets.h"
 #include "fastvfx/spherical_harmonics.h"
+#include "fastvfx/square_sums.h"
 #include "fastvfx/upfirdn2d.h"
 #include "fastvfx/winograd.h"
 
