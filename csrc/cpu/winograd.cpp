@@ -17,23 +17,23 @@ namespace {
 using namespace winograd;
 
 constexpr int kProducts = kPoints * kPoints;
-constexpr int64_t kIn = 128, kOut = 64;                     // channels that are multiplied at once
-constexpr int64_t kSkew = 16;                               // keeps the 36 products of a tile out of one cache set
-constexpr int64_t kKept = int64_t(16) << 20;                // bytes of transformed weights that are kept for all tasks
-constexpr int64_t kCached = int64_t(1600) << 10;            // bytes of one task that the second cache has room for
-constexpr int64_t kFewestTiles = 48, kMostTiles = 132;      // of a task; multiples of the rows of a product
+constexpr int64_t kOut = 64;                            // output channels that are multiplied at once
+constexpr int64_t kSkew = 16;                           // keeps the 36 products of a tile out of one cache set
+constexpr int64_t kKept = int64_t(16) << 20;            // bytes of transformed weights that are kept for all tasks
+constexpr int64_t kCached = int64_t(1600) << 10;        // bytes of one task that the second cache has room for
+constexpr int64_t kFewestTiles = 48, kMostTiles = 132;  // of a task; multiples of the rows of a product
 using S = Simd<float>;
 using V = S::V;
 constexpr int64_t kLanesOf = S::kLanes, kPanelWidth = kPanel * kLanesOf;
 
 struct Plan {
   const WinogradFwd& a;
+  int64_t depth;  // input channels that are multiplied at once: fewer, where their weights take the cache too
   int64_t in_blocks, out_blocks, tiles_y, tiles_x, tiles, tiles_at_once, runs, groups;
   bool keep_weights;
 
   explicit Plan(const WinogradFwd& args)
       : a(args),
-        in_blocks((a.in_channels + kIn - 1) / kIn),
         out_blocks((a.out_channels + kOut - 1) / kOut * a.phases * a.phases),
         tiles_y((a.out_height + kTile - 1) / kTile),
         tiles_x((a.out_width + kTile - 1) / kTile),
@@ -41,6 +41,8 @@ struct Plan {
     const int64_t weights = kProducts * a.in_channels * a.out_channels * a.phases * a.phases * int64_t(sizeof(float));
     const int64_t cached = kCached / (kProducts * (a.in_channels + kOut) * int64_t(sizeof(float))) / 6 * 6;
     keep_weights = weights <= kKept && tiles > kFewestTiles;
+    depth = keep_weights ? 128 : 64;
+    in_blocks = (a.in_channels + depth - 1) / depth;
     const int64_t most = keep_weights ? max_of(kFewestTiles, min_of(cached, kMostTiles)) : kMostTiles;
     runs = (tiles + most - 1) / most;
     tiles_at_once = ((tiles + runs - 1) / runs + 5) / 6 * 6;
@@ -49,7 +51,7 @@ struct Plan {
     groups = min_of(out_blocks, max_of<int64_t>(1, (2 * a.after.threads + runs - 1) / runs));
   }
 
-  int64_t in_block(int64_t block) const { return min_of(kIn, a.in_channels - block * kIn); }
+  int64_t in_block(int64_t block) const { return min_of(depth, a.in_channels - block * depth); }
   // Output channels of a block, and the phase that they are of.
   int64_t per_phase() const { return out_blocks / (a.phases * a.phases); }
   int phase(int64_t block) const { return int(block / per_phase()); }
@@ -87,7 +89,7 @@ void transform_weights(const Plan& plan, int64_t out, int64_t in, float* panel) 
   for (int64_t first = 0; first < columns; first += kPanelWidth) {
     const int64_t width = min_of(kPanelWidth, columns - first);
     for (int64_t lane = 0; lane < width; lane += kLanesOf) {
-      const float* w = a.w + (plan.first_out(out) + first + lane) * a.w_out + in * kIn * a.w_in;
+      const float* w = a.w + (plan.first_out(out) + first + lane) * a.w_out + in * plan.depth * a.w_in;
       for (int64_t i = 0; i < depth; ++i) {
         V taps[kTaps * kTaps];
         load_taps(w + i * a.w_in, a.w_out, taps);
@@ -113,7 +115,7 @@ void transform_all_weights(const Plan& plan, float* panels) {
   const int64_t in_channels = plan.a.in_channels;
   parallel_for(plan.a.after.threads, plan.out_blocks * plan.in_blocks, 1, [&](int64_t pair, int64_t) {
     const int64_t out = pair / plan.in_blocks, in = pair % plan.in_blocks;
-    int64_t before = in * kIn * plan.out_block(out);
+    int64_t before = in * plan.depth * plan.out_block(out);
     for (int64_t o = 0; o < out; ++o) before += in_channels * plan.out_block(o);
     transform_weights(plan, out, in, panels + before * kProducts);
   });
@@ -126,9 +128,9 @@ class Task {
         a_(plan.a),
         first_(run * plan.tiles_at_once),
         count_(min_of(plan.tiles_at_once, plan.tiles - first_)),
-        image_(kProducts * plan.in_blocks * plan.row_of_tiles(kIn) * sizeof(float)),
+        image_(kProducts * plan.in_blocks * plan.row_of_tiles(plan.depth) * sizeof(float)),
         sums_(kProducts * plan.row_of_tiles(kOut) * sizeof(float)),
-        panel_(plan.keep_weights ? 0 : kProducts * kIn * kOut * sizeof(float)),
+        panel_(plan.keep_weights ? 0 : kProducts * plan.depth * kOut * sizeof(float)),
         zeros_(a_.in_channels) {
     if (!image_.as<float>() || !sums_.as<float>() || (!plan.keep_weights && !panel_.as<float>())) {
       throw std::bad_alloc();
@@ -164,7 +166,9 @@ class Task {
     return {tile / (plan_.tiles_y * plan_.tiles_x), in_image / plan_.tiles_x * kTile, in_image % plan_.tiles_x * kTile};
   }
 
-  float* block_of_image(int64_t in) const { return image_.as<float>() + in * kProducts * plan_.row_of_tiles(kIn); }
+  float* block_of_image(int64_t in) const {
+    return image_.as<float>() + in * kProducts * plan_.row_of_tiles(plan_.depth);
+  }
 
   void transform_tile(int64_t t) {
     const Place at = place(t);
@@ -181,7 +185,7 @@ class Task {
       const int64_t depth = plan_.in_block(in), stride = plan_.row_of_tiles(depth);
       float* to = block_of_image(in) + t * depth;
       for (int64_t c = 0; c < depth; c += kLanesOf) {
-        const int64_t channel = in * kIn + c;
+        const int64_t channel = in * plan_.depth + c;
         const V factor = s ? S::load(s + channel) : S::splat(1);
         V half[kPoints][kPoints];
         FVX_UNROLL for (int j = 0; j < kPoints; ++j) {
@@ -304,8 +308,7 @@ void winograd_fwd(const WinogradFwd& a) {
     int64_t before = 0;
     for (int64_t out = 0; out < begin; ++out) before += a.in_channels * plan.out_block(out);
     Task task(plan, index / plan.groups);
-    finite.data()[index] =
-        task.run(begin, end, plan.keep_weights ? kept.as<float>() + before * kProducts : nullptr);
+    finite.data()[index] = task.run(begin, end, plan.keep_weights ? kept.as<float>() + before * kProducts : nullptr);
   });
   *a.finite = 1;
   for (int64_t i = 0; i < tasks; ++i) *a.finite = *a.finite && finite.data()[i];

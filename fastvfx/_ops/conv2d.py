@@ -58,6 +58,19 @@ def _scaled(x: Tensor, s: Tensor | None) -> Tensor:
     return torch.ops.fastvfx.bias_act_fwd(x.contiguous(memory_format=layout_of(x)), s, None, None, 1, 0, 0.0, 1.0, None)
 
 
+def _scales_weights(x: Tensor, w: Tensor, geometry: Geometry) -> bool:
+    """Whether factors cost less on the weight, one image after the other: where few channels are made of many."""
+    out, channels = w.shape[:2]
+    return (
+        x.device.type == "cpu"
+        and geometry.groups == 1
+        and tuple(w.shape[2:]) == (1, 1)
+        and 2 * out <= channels
+        and len(x) > 0
+        and 16 * w.numel() <= x[0].numel()
+    )
+
+
 def _fwd(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geometry_):
     geometry = _geometry(*geometry_)
     layout = layout_of(x)
@@ -81,7 +94,12 @@ def _fwd(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geomet
     by_winograd = winograd.fprop(x, s, w, geometry, after if finished else winograd.NOTHING)
     if by_winograd is not None:
         return by_winograd.contiguous(memory_format=layout)
-    y = by_torch.fprop(_scaled(x, s), w, geometry)
+    if s is not None and _scales_weights(x, w, geometry):
+        wide = x.to(compute_dtype(x, True))
+        parts = [by_torch.fprop(wide[i : i + 1], w * s[i, :, None, None], geometry) for i in range(len(x))]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+    else:
+        y = by_torch.fprop(_scaled(x, s), w, geometry)
     if not finished:
         return y
     return torch.ops.fastvfx.bias_act_fwd(y, scale, noise, bias, 1, act, alpha, gain, clamp).to(x.dtype)
