@@ -75,10 +75,11 @@ class EqualizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features), in the dtype of ``x``."""
-        if x.dtype is self.weight.dtype and x.numel() < self.weight.numel():
-            x, weight = x * self.weight_gain, self.weight  # the smaller of the two takes the factor
+        weight: Tensor = self.weight
+        if x.dtype is weight.dtype and x.numel() < weight.numel():
+            x = x * self.weight_gain  # the smaller of the two takes the factor
         else:
-            weight = (self.weight * self.weight_gain).to(x.dtype)
+            weight = (weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.lr_multiplier).to(x.dtype)
         if self.act == "linear":
             return F.linear(x, weight, bias)

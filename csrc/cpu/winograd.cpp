@@ -57,7 +57,10 @@ struct Plan {
   int phase(int64_t block) const { return int(block / per_phase()); }
   int64_t first_out(int64_t block) const { return block % per_phase() * kOut; }
   int64_t out_block(int64_t block) const { return min_of(kOut, a.out_channels - first_out(block)); }
-  int64_t row_of_tiles(int64_t depth) const { return tiles_at_once * depth + kSkew; }
+  // From one product to the next: of tiles of the image or of sums, and of the weights of a pair of blocks.
+  int64_t tiles_pitch(int64_t channels) const { return tiles_at_once * channels + kSkew; }
+  int64_t weights_pitch() const { return min_of(depth, a.in_channels) * min_of(kOut, a.out_channels) + kSkew; }
+  int64_t weights_size() const { return kProducts * weights_pitch(); }
 };
 
 // The 9 taps of kLanesOf output channels; `stride` lies between the channels.
@@ -83,7 +86,7 @@ FVX_HD void load_taps(const float* w, int64_t stride, V (&taps)[kTaps * kTaps]) 
 // Transformed weights of a pair of blocks: 36 matrices (input channels, output channels), packed for multiply().
 void transform_weights(const Plan& plan, int64_t out, int64_t in, float* panel) {
   const WinogradFwd& a = plan.a;
-  const int64_t depth = plan.in_block(in), columns = plan.out_block(out), size = depth * columns;
+  const int64_t depth = plan.in_block(in), columns = plan.out_block(out), pitch = plan.weights_pitch();
   const float* g_y = a.transform + plan.phase(out) / a.phases * kPoints * kTaps;
   const float* g_x = a.transform + (a.phases + plan.phase(out) % a.phases) * kPoints * kTaps;
   for (int64_t first = 0; first < columns; first += kPanelWidth) {
@@ -102,7 +105,7 @@ void transform_weights(const Plan& plan, int64_t out, int64_t in, float* panel) 
           }
           FVX_UNROLL for (int column = 0; column < kPoints; ++column) {
             const float* g = g_x + column * kTaps;
-            S::store(to + (row * kPoints + column) * size, g[0] * q[0] + g[1] * q[1] + g[2] * q[2]);
+            S::store(to + (row * kPoints + column) * pitch, g[0] * q[0] + g[1] * q[1] + g[2] * q[2]);
           }
         }
       }
@@ -110,14 +113,10 @@ void transform_weights(const Plan& plan, int64_t out, int64_t in, float* panel) 
   }
 }
 
-// All of them, one pair of blocks after the other, in the order that tasks use them in.
+// All of them, one pair of blocks after the other.
 void transform_all_weights(const Plan& plan, float* panels) {
-  const int64_t in_channels = plan.a.in_channels;
   parallel_for(plan.a.after.threads, plan.out_blocks * plan.in_blocks, 1, [&](int64_t pair, int64_t) {
-    const int64_t out = pair / plan.in_blocks, in = pair % plan.in_blocks;
-    int64_t before = in * plan.depth * plan.out_block(out);
-    for (int64_t o = 0; o < out; ++o) before += in_channels * plan.out_block(o);
-    transform_weights(plan, out, in, panels + before * kProducts);
+    transform_weights(plan, pair / plan.in_blocks, pair % plan.in_blocks, panels + pair * plan.weights_size());
   });
 }
 
@@ -128,9 +127,9 @@ class Task {
         a_(plan.a),
         first_(run * plan.tiles_at_once),
         count_(min_of(plan.tiles_at_once, plan.tiles - first_)),
-        image_(kProducts * plan.in_blocks * plan.row_of_tiles(plan.depth) * sizeof(float)),
-        sums_(kProducts * plan.row_of_tiles(kOut) * sizeof(float)),
-        panel_(plan.keep_weights ? 0 : kProducts * plan.depth * kOut * sizeof(float)),
+        image_(kProducts * plan.in_blocks * plan.tiles_pitch(plan.depth) * sizeof(float)),
+        sums_(kProducts * plan.tiles_pitch(kOut) * sizeof(float)),
+        panel_(plan.keep_weights ? 0 : plan.weights_size() * sizeof(float)),
         zeros_(a_.in_channels) {
     if (!image_.as<float>() || !sums_.as<float>() || (!plan.keep_weights && !panel_.as<float>())) {
       throw std::bad_alloc();
@@ -167,7 +166,7 @@ class Task {
   }
 
   float* block_of_image(int64_t in) const {
-    return image_.as<float>() + in * kProducts * plan_.row_of_tiles(plan_.depth);
+    return image_.as<float>() + in * kProducts * plan_.tiles_pitch(plan_.depth);
   }
 
   void transform_tile(int64_t t) {
@@ -182,7 +181,7 @@ class Task {
     }
     const float* s = a_.s ? a_.s + at.image * a_.in_channels : nullptr;
     for (int64_t in = 0; in < plan_.in_blocks; ++in) {
-      const int64_t depth = plan_.in_block(in), stride = plan_.row_of_tiles(depth);
+      const int64_t depth = plan_.in_block(in), stride = plan_.tiles_pitch(depth);
       float* to = block_of_image(in) + t * depth;
       for (int64_t c = 0; c < depth; c += kLanesOf) {
         const int64_t channel = in * plan_.depth + c;
@@ -203,21 +202,16 @@ class Task {
     }
   }
 
-  void multiply_blocks(int64_t out, int64_t in, const float*& kept) {
+  void multiply_blocks(int64_t out, int64_t in, const float* kept) {
     const int64_t depth = plan_.in_block(in), columns = plan_.out_block(out);
-    const float* panel = kept;
-    if (kept) {
-      kept += kProducts * depth * columns;
-    } else {
-      transform_weights(plan_, out, in, panel_.as<float>());
-      panel = panel_.as<float>();
-    }
+    const float* panel = kept ? kept + (out * plan_.in_blocks + in) * plan_.weights_size() : panel_.as<float>();
+    if (!kept) transform_weights(plan_, out, in, panel_.as<float>());
     for (int p = 0; p < kProducts; ++p) {
       Product<float> product{};
       product.rows = count_, product.columns = columns, product.depth = depth;
-      product.a = block_of_image(in) + p * plan_.row_of_tiles(depth), product.a_row = depth, product.a_k = 1;
-      product.b = panel + p * depth * columns;
-      product.c = sums_.as<float>() + p * plan_.row_of_tiles(kOut), product.c_row = kOut;
+      product.a = block_of_image(in) + p * plan_.tiles_pitch(depth), product.a_row = depth, product.a_k = 1;
+      product.b = panel + p * plan_.weights_pitch();
+      product.c = sums_.as<float>() + p * plan_.tiles_pitch(kOut), product.c_row = kOut;
       in == 0 ? multiply<Finish::store>(product) : multiply<Finish::add>(product);
     }
   }
@@ -262,7 +256,7 @@ class Task {
   // Tile t in lanes from channel c of the block on. Adds zeros, or NaN where there is no number, to `check`.
   FVX_HD V gather_tile(int64_t t, int64_t c, float (*pixels)[kOut], V check) const {
     const float* from = sums_.as<float>() + t * kOut + c;
-    const int64_t stride = plan_.row_of_tiles(kOut);
+    const int64_t stride = plan_.tiles_pitch(kOut);
     V half[kTile][kPoints];
     FVX_UNROLL for (int j = 0; j < kPoints; ++j) {
       V m[kPoints], column[kTile];
@@ -294,8 +288,8 @@ class Task {
 
 void winograd_fwd(const WinogradFwd& a) {
   const Plan plan(a);
-  const int64_t weights = kProducts * a.in_channels * a.out_channels * a.phases * a.phases;
-  const Workspace kept(plan.keep_weights ? size_t(weights) * sizeof(float) : 0);
+  const int64_t pairs = plan.out_blocks * plan.in_blocks;
+  const Workspace kept(plan.keep_weights ? size_t(pairs * plan.weights_size()) * sizeof(float) : 0);
   if (plan.keep_weights) {
     if (!kept.as<float>()) throw std::bad_alloc();
     transform_all_weights(plan, kept.as<float>());
@@ -305,10 +299,8 @@ void winograd_fwd(const WinogradFwd& a) {
   parallel_for(a.after.threads, tasks, 1, [&](int64_t index, int64_t) {
     const int64_t group = index % plan.groups;
     const int64_t begin = group * plan.out_blocks / plan.groups, end = (group + 1) * plan.out_blocks / plan.groups;
-    int64_t before = 0;
-    for (int64_t out = 0; out < begin; ++out) before += a.in_channels * plan.out_block(out);
     Task task(plan, index / plan.groups);
-    finite.data()[index] = task.run(begin, end, plan.keep_weights ? kept.as<float>() + before * kProducts : nullptr);
+    finite.data()[index] = task.run(begin, end, kept.as<float>());
   });
   *a.finite = 1;
   for (int64_t i = 0; i < tasks; ++i) *a.finite = *a.finite && finite.data()[i];
