@@ -272,6 +272,15 @@ def test_dropout_of_weights_in_training_only():
     assert torch.equal(layer(x), layer(x))
 
 
+def test_one_graph():
+    layer, x = (
+        ours.NeighborhoodAttention2D(16, 2, 3, is_causal=(True, False), rel_pos_bias=True),
+        torch.randn(1, 6, 7, 16),
+    )
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
 def test_settings_are_remembered():
     ours.set_memory_usage_preference("strict")
     ours.use_deterministic_algorithms()

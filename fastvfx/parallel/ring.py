@@ -197,8 +197,10 @@ class RingAttention(torch.autograd.Function):
                 _add(sums[index], grads[index])
             if not home:
                 due.append(_give_back(ring, number, slab, grads[1:3], (k, v), wanted[1:3]))
-            while len(due) > (number + 1 < ring.ranks.world):
+            if len(due) > 1:
                 _collect(due.pop(0), sums[1:3])
+        for returned in due:
+            _collect(returned, sums[1:3])
         tensors = (q, k, v, *others)
         return None, *(g if x is None or g is None else g.to(x.dtype) for g, x in zip(sums, tensors, strict=True))
 
