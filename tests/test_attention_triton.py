@@ -160,7 +160,8 @@ def shape_of(options: Options) -> list[int]:
 
 
 def computed() -> dict[str, list[Tensor | None]]:
-    """out, lse and all gradients of every case, by the interpreter."""
+    """out, lse and all gradients of every case, by the interpreter. What is not written is NaN."""
+    torch.use_deterministic_algorithms(True)  # fills empty tensors
     from fastvfx._triton import attention as kernels
     from fastvfx._triton.attention_plan import Tile
 
@@ -173,11 +174,10 @@ def computed() -> dict[str, list[Tensor | None]]:
             q, k, v, extra_k, extra_v, o.extra_mask, o.kv_mask, relative_bias, bias, o.rotary, o.kv_rotary, o.blocks,
             *o.spans.axes, o.spans.of_head, shape_of(o), o.scale, o.softcap, o.dropout, o.seed,
         )  # fmt: skip
-        out = torch.full_like(grad, torch.nan)
-        lse = torch.full((out.shape[0], out.shape[2], out.shape[1]), torch.nan)
-        kernels.forward(inputs, out, lse)
-        grads = [None if x is None else torch.full_like(x, torch.nan) for x in leaves.values()]
-        kernels.backward(grad, grad_lse, inputs, out, lse, kernels.Gradients(*grads))
+        out, lse = kernels.attention_fwd(*inputs)
+        wanted = [x is not None for x in leaves.values()]
+        grads = kernels.attention_bwd(grad, grad_lse, *inputs[:16], out, lse, *inputs[16:], wanted)
+        grads = [g if want else None for g, want in zip(grads, wanted, strict=True)]
         results[name] = [out, lse, *grads]
     return results
 

@@ -47,11 +47,11 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Where :func:`backward` writes, like the arguments. Biases and extra keys: ``None`` where nothing is wanted."""
+    """Where :func:`backward` writes, like the arguments; ``None`` where nothing is wanted. k and v come together."""
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    q: Tensor | None
+    k: Tensor | None
+    v: Tensor | None
     extra_k: Tensor | None
     extra_v: Tensor | None
     relative_bias: Tensor | None
@@ -200,27 +200,29 @@ def backward(grad_out: Tensor, grad_lse: Tensor | None, x: Inputs, out: Tensor, 
     tables = tables_of(call.geometry, call.spans)
     x = _turned(x, call)
     rows = _tokens(grad_out), lse, delta  # one of each for a query
-    if lse.numel():
+    halves, kv_grid = call.geometry.halves, call.geometry.kv_grid
+    if lse.numel() and (grads.q is not None or sums is not None):
+        grad_q = torch.empty_like(x.q) if grads.q is None else grads.q
         constants = call.constants(call.tiles[1])
         tiles = _counts(call.geometry.grid, constants["box"], constants["step"])
         bwd_q_kernel[(math.prod(tiles) * call.batch * call.heads,)](
-            _tokens(x.q), _tokens(x.k), _tokens(x.v), *_extras(x), *rows, _tokens(grads.q), sums, tables,
-            x.head_spans, call.lists("queries"), call.options, call.extra_options, *call.geometry.grid,
-            *call.geometry.kv_grid, call.n_extra, call.heads, call.heads // call.kv_heads, float(x.scale), **constants,
+            _tokens(x.q), _tokens(x.k), _tokens(x.v), *_extras(x), *rows, _tokens(grad_q), sums, tables,
+            x.head_spans, call.lists("queries"), call.options, call.extra_options, *call.geometry.grid, *kv_grid,
+            call.n_extra, call.heads, call.heads // call.kv_heads, float(x.scale), **constants,
         )  # fmt: skip
-    kv_grid = call.geometry.kv_grid
-    _backward_of_keys(
-        call, x, _tokens(x.k), _tokens(x.v), rows, _tokens(grads.k), _tokens(grads.v), turned(tables, kv_grid),
-        call.lists("keys"), call.options, call.geometry.grid, kv_grid, call.constants(call.tiles[2]),
-    )  # fmt: skip
+        rotate(grad_q, x.rotary, halves, grad_q, back=True)
+    if grads.k is not None and grads.v is not None:
+        _backward_of_keys(
+            call, x, _tokens(x.k), _tokens(x.v), rows, _tokens(grads.k), _tokens(grads.v), turned(tables, kv_grid),
+            call.lists("keys"), call.options, call.geometry.grid, kv_grid, call.constants(call.tiles[2]),
+        )  # fmt: skip
+        rotate(grads.k, x.kv_rotary, halves, grads.k, back=True)
     if grads.extra_k is not None and grads.extra_v is not None:
         whole = Tables(), Tables(), Tables()
         _backward_of_keys(
             call, x, *_extras(x), rows, _tokens(grads.extra_k), _tokens(grads.extra_v), whole, None,
             call.extra_options, (1, 1, call.n_q), (1, 1, call.n_extra), call.extra_constants(call.tiles[2]),
         )  # fmt: skip
-    rotate(grads.q, x.rotary, call.geometry.halves, grads.q, back=True)
-    rotate(grads.k, x.kv_rotary, call.geometry.halves, grads.k, back=True)
     if sums is not None:
         _finish(sums, grads)
 
@@ -271,3 +273,41 @@ def _finish(sums: BiasSums, grads: Gradients) -> None:
         grads.bias.copy_(sums.bias.sum(0, keepdim=True) if grads.bias.shape[0] == 1 else sums.bias)
     if grads.relative_bias is not None:
         grads.relative_bias.copy_(sums.relative.sum(0).double() / sums.unit)
+
+
+def attention_fwd(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """The operator of that name."""
+    x = _adjacent(Inputs(*arguments))
+    batch, n_q, heads, _ = x.q.shape
+    out = x.q.new_empty((batch, n_q, heads, x.v.shape[3]))
+    lse = x.q.new_empty((batch, heads, n_q), dtype=torch.float32)
+    forward(x, out, lse)
+    return out, lse
+
+
+def attention_bwd(grad_out: Tensor, grad_lse: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    """The operator of that name: ..., out, lse, the numbers, and which of the gradients are wanted."""
+    tensors, (out, lse), numbers, wanted = arguments[:16], arguments[16:18], arguments[18:-1], arguments[-1]
+    x = _adjacent(Inputs(*tensors, *numbers))
+    leaves = x.q, x.k, x.v, x.extra_k, x.extra_v, x.relative_bias, x.bias
+    q, k, v, extra_k, extra_v, relative_bias, bias = wanted
+    needed = q, k or v, k or v, extra_k or extra_v, extra_k or extra_v, relative_bias, bias
+    found = [
+        leaf.new_empty(leaf.shape) if need and leaf is not None else None
+        for leaf, need in zip(leaves, needed, strict=True)
+    ]
+    grad_out = grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
+    backward(grad_out, grad_lse, x, out.contiguous(), lse.contiguous(), Gradients(*found))
+    nothing = grad_out.new_empty((0,))
+    return tuple(g if g is not None and want else nothing for g, want in zip(found, wanted, strict=True))
+
+
+def _adjacent(x: Inputs) -> Inputs:
+    """With channels that lie side by side."""
+
+    def adjacent(t: Tensor | None) -> Any:
+        return t if t is None or t.stride(-1) == 1 else t.contiguous()
+
+    five = {name: adjacent(getattr(x, name)) for name in ("q", "k", "v", "extra_k", "extra_v")}
+    tables = {name: getattr(x, name).contiguous() for name in ("spans_t", "spans_h", "spans_w", "head_spans")}
+    return x._replace(**five, **tables)
