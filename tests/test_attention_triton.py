@@ -19,6 +19,7 @@ from oracle import assert_as_good_as_torch
 from torch import Tensor
 
 from fastvfx import patterns
+from fastvfx.functional.attention_checks import Inputs, why_no_gpu_kernel
 from fastvfx.patterns import Pattern
 from fastvfx.patterns.spans import Spans
 from fastvfx.reference.attention import Options, attention
@@ -209,6 +210,16 @@ def test_interpreter_agrees_with_float64(name, results):
         assert (g is None) == (e is None), what
         if g is not None:
             assert_as_good_as_torch(g, s, e, what, floor=2.0)
+
+
+def test_says_what_the_gpu_kernel_does_not_take():
+    def inputs(dim: int, dtype: torch.dtype) -> Inputs:
+        x = torch.empty(1, 4, 1, dim, dtype=dtype)
+        return Inputs(x, x, x, None, None, None, None)
+
+    assert why_no_gpu_kernel(inputs(256, torch.bfloat16)) is None
+    assert "no float64" in str(why_no_gpu_kernel(inputs(64, torch.float64)))
+    assert "up to 256 channels, not 264" in str(why_no_gpu_kernel(inputs(264, torch.float16)))
 
 
 TABLES = [

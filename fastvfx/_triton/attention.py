@@ -58,15 +58,6 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def why_no_gpu_kernel(dtype: torch.dtype, dim: int, dim_v: int) -> str | None:
-    """Why these kernels do not take such queries and values, or ``None`` if they do."""
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"its GPU kernel takes no {str(dtype).removeprefix('torch.')}"
-    if max(dim, dim_v) > 256:
-        return f"its GPU kernel takes heads of up to 256 channels, not {max(dim, dim_v)}"
-    return None
-
-
 def _tokens(x: Tensor) -> Tokens:
     return Tokens(x, x.stride(0), x.stride(1), x.stride(2))
 

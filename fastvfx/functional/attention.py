@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._backend import use_native
+from .._backend import use_triton
 from ..patterns import Full, Pattern
 from ..reference.attention import Options
 from . import attention_checks as checks
@@ -159,6 +159,7 @@ def _attend(inputs: checks.Inputs, options: Options) -> tuple[Tensor, Tensor]:
     tables = (options.rotary, options.kv_rotary)
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tables)
     built = hasattr(torch.ops.fastvfx, "attention_fwd")
-    if learned or not built or not use_native(checks.OP, inputs.q.device) or is_transformed(inputs.all()):
+    runs = built and use_triton(checks.OP, inputs.q.device, lambda: checks.why_no_gpu_kernel(inputs))
+    if learned or not runs or is_transformed(inputs.all()):
         return formula(inputs.all(), options)
     return native(inputs.all(), options)

@@ -18,7 +18,7 @@ from .attention_checks import Flat
 class Numbers(NamedTuple):
     """What is no tensor, in the order of the operators."""
 
-    shape: tuple[int, ...]  # grid, kv_grid, dilation, sink, block, rotary_halves
+    shape: tuple[int, ...]  # grid, kv_grid, dilation, sink, block, rotary_halves, whole, reach
     scale: float
     softcap: float
     dropout: float
@@ -58,7 +58,10 @@ def native(inputs: Flat, options: Options) -> tuple[Tensor, Tensor]:
     spans = options.spans
     halves = int(options.rotary_halves)
     numbers = Numbers(
-        (*spans.grid, *spans.kv_grid, *spans.dilation, *spans.sink, *options.block, halves),
+        (
+            *spans.grid, *spans.kv_grid, *spans.dilation, *spans.sink, *options.block, halves, *map(int, spans.whole),
+            *spans.reach,
+        ),
         options.scale, options.softcap, options.dropout, options.seed,
     )  # fmt: skip
     aux = (
@@ -87,7 +90,7 @@ def _options(aux: Aux, numbers: Numbers) -> Options:
     triples = [numbers.shape[3 * i : 3 * i + 3] for i in range(5)]
     grid, kv_grid, dilation, sink, block = [(x[0], x[1], x[2]) for x in triples]
     return Options(
-        # What reach and whole are for was settled when the pattern was resolved.
+        # The formula has no use for reach and whole.
         Spans(t, h, w, of_head, grid, kv_grid, dilation, sink, reach=(0, 0, 0), whole=(False,) * 3),
         numbers.scale, numbers.softcap, numbers.dropout, numbers.seed, rotary, kv_rotary, bool(numbers.shape[15]),
         extra_mask, kv_mask, blocks, block,

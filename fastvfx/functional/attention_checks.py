@@ -230,3 +230,11 @@ def prepared(
         options = options_for(spans=part, seed=seed + number * SEED_STEP, blocks=indices)
         calls.append((inputs if part.heads is None else inputs.of_heads(part.heads), options))
     return calls
+
+
+def why_no_gpu_kernel(inputs: Inputs) -> str | None:
+    """Why the Triton kernels do not take such queries and values, or ``None`` if they do."""
+    if inputs.q.dtype is torch.float64:
+        return "its GPU kernel takes no float64"
+    dim = max(inputs.q.shape[-1], inputs.v.shape[-1])
+    return f"its GPU kernel takes heads of up to 256 channels, not {dim}" if dim > 256 else None
