@@ -30,7 +30,9 @@ CASES = [
 ]
 
 
-def recorded(monkeypatch: Any, capability: int, pattern: Pattern, dim: int, *options: str) -> dict[str, ahead.Recorder]:
+def recorded(
+    monkeypatch: Any, capability: int, pattern: Pattern, dim: int, *options: str, storage: torch.dtype = torch.bfloat16
+) -> dict[str, ahead.Recorder]:
     """The kernels that a forward and a backward on a GPU of that capability would launch, by name."""
     from fastvfx._triton import attention as kernels
     from fastvfx._triton import attention_rotary
@@ -43,7 +45,7 @@ def recorded(monkeypatch: Any, capability: int, pattern: Pattern, dim: int, *opt
     monkeypatch.setattr(kernels, "_capability", lambda device: capability)
     n, heads = math.prod(GRID), 8
 
-    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    def empty(*shape: int, dtype: torch.dtype = storage) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     (spans,) = pattern.spans(GRID, None, heads, "meta")
@@ -81,6 +83,13 @@ def test_compiles_without_a_gpu(capability, kernel, pattern, dim, monkeypatch):
     assert compiled.stack <= STACK, f"{compiled.registers} registers, {compiled.stack} bytes beside them"
     assert ("wgmma.mma_async" if capability == 90 else "mma.sync") in compiled.ptx
     assert "cp.async" in compiled.ptx  # the next tile is fetched meanwhile
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd_q", "bwd_kv"])
+def test_float32_fits_everywhere(kernel, monkeypatch):
+    compiled = recorded(monkeypatch, 120, NEAR, 256, storage=torch.float32)[kernel].compiled(120)
+    assert compiled.shared <= SHARED[120] * 1024
+    assert "mma.sync" in compiled.ptx
 
 
 OPTIONS = {

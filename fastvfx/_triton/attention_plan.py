@@ -65,7 +65,7 @@ _TILES: dict[int, dict[int, tuple[Tile, Tile, Tile]]] = {
     90: {
         64: (Tile(128, 128, 8, 3), Tile(128, 64, 8, 3), Tile(64, 128, 8, 2)),
         128: (Tile(128, 128, 8, 2), Tile(128, 64, 8, 2), Tile(32, 128, 8, 2)),
-        256: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 1), Tile(64, 64, 8, 1)),
+        256: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 1), Tile(32, 64, 8, 1)),
     },
     120: {
         64: (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
@@ -75,14 +75,20 @@ _TILES: dict[int, dict[int, tuple[Tile, Tile, Tile]]] = {
 }
 
 
+#: Of float32, on all of them: each number is two of tf32 beside the rest.
+_TILES_FLOAT32: dict[int, tuple[Tile, Tile, Tile]] = {
+    64: (Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
+    128: (Tile(32, 32, 8, 1), Tile(16, 32, 4, 1), Tile(32, 16, 8, 1)),
+    256: (Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+}
+
+
 def tiles_of(capability: int, dim: int, dim_v: int, n_bytes: int) -> tuple[Tile, Tile, Tile]:
     """Forward, gradient of queries, gradient of keys."""
-    table = _TILES[max(c for c in _TILES if c <= max(capability, 80))]
     wide = max(padded(dim), padded(dim_v), 64)
-    found = table[wide]
-    if n_bytes == 4:  # half the tile for numbers of twice the size, and more registers to split them into parts
-        return tuple(Tile(min(t.rows, 64), 32, t.warps, 1) for t in found)  # type: ignore[return-value]
-    return found
+    if n_bytes == 4:
+        return _TILES_FLOAT32[wide]
+    return _TILES[max(c for c in _TILES if c <= max(capability, 80))][wide]
 
 
 def merged(geometry: Geometry, spans: Sequence[Tensor]) -> tuple[Geometry, list[Tensor], bool]:
