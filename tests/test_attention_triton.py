@@ -52,9 +52,9 @@ CASES = {
     "neighborhood-full-tiles": Case(NEAR((1, 7, 12)), (1, 9, 16)),
     "neighborhood-1d": Case(NEAR((9, 1, 1)), (90, 1, 1)),
     "neighborhood-stride": Case(NEAR((4, 5, 3), (2, 4, 1)), (4, 6, 5)),
-    "neighborhood-dilated": Case(NEAR((2, 3, 3), dilation=(3, 2, 1)), (7, 6, 3)),
+    "neighborhood-dilated": Case(NEAR((2, 3, 3), dilation=(3, 2, 1)), (7, 4, 3)),
     "neighborhood-causal": Case(NEAR((3, 3, 3), dilation=(2, 1, 1), causal=(True, False, True)), (6, 3, 4)),
-    "windows": Case(WINDOWS((2, 4, 4), (1, 2, 2)), (3, 6, 8)),
+    "windows": Case(WINDOWS((2, 4, 4), (1, 2, 2)), (3, 6, 6), blocks=(32, 16)),
     "sliding-tiles": Case(patterns.SlidingTile((1, 2, 4), (1, 3, 3)), (1, 6, 12)),
     "causal": Case(patterns.CausalTime(), (6, 3, 4), heads=(2, 2)),
     "causal-local-sink": Case(patterns.CausalTime(chunk=2, local=3, sink=2), (9, 3, 3)),
@@ -78,8 +78,8 @@ CASES = {
     "rotary-halves": Case(patterns.CausalTime(), (2, 3, 4), (3, 3, 4), options=("rotary", "halves")),
     "dropout": Case(NEAR((3, 3, 3)), (3, 4, 4), heads=(2, 2), options=("dropout", "extra", "relative")),
     "negative-scale": Case(options=("negative",)),
-    "blocks": Case(grid=(2, 4, 5), heads=(2, 1), options=("blocks",)),
-    "blocks-causal": Case(patterns.CausalTime(), (3, 6, 4), options=("blocks", "large_blocks"), batch=2),
+    "blocks": Case(grid=(2, 4, 3), heads=(2, 1), options=("blocks",)),
+    "blocks-causal": Case(patterns.CausalTime(), (5, 3, 4), options=("blocks", "large_blocks"), batch=2),
     "packed": Case(grid=(2, 3, 4), heads=(2, 2), options=("packed",)),
 }  # fmt: skip
 
