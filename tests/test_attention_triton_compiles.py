@@ -85,6 +85,13 @@ def test_compiles_without_a_gpu(capability, kernel, pattern, dim, monkeypatch):
     assert "cp.async" in compiled.ptx  # the next tile is fetched meanwhile
 
 
+@pytest.mark.parametrize("capability", [80, 90, 120])
+def test_extra_keys_fit_as_well(capability, monkeypatch):
+    kernels = recorded(monkeypatch, capability, FULL, 128, "extra_k", "extra_v")
+    for name in ("fwd", "bwd_q"):
+        assert kernels[name].compiled(capability).shared <= SHARED[capability] * 1024
+
+
 @pytest.mark.parametrize("kernel", ["fwd", "bwd_q", "bwd_kv"])
 def test_float32_fits_everywhere(kernel, monkeypatch):
     compiled = recorded(monkeypatch, 120, NEAR, 256, storage=torch.float32)[kernel].compiled(120)

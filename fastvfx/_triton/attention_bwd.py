@@ -182,7 +182,7 @@ def bwd_q_kernel(
         extra_values = head_of(extra_v, place.batch, place.head // group)
         flat_box: tl.constexpr = (1, 1, key_box[0] * key_box[1] * key_box[2])
         line = line_of(n_q, n_extra)
-        for i in range(tl.cdiv(n_extra, flat_box[2])):
+        for i in tl.range(0, tl.cdiv(n_extra, flat_box[2]), num_stages=stages):
             acc = _query_step(
                 acc, query, grad, top, d, extra_keys, extra_values, None, (0, 0, i), scale, rows, spans, line,
                 extra_options, place, n_q, dim, padded, dim_v, padded_v, flat_box, flat_box, True, True, precision,

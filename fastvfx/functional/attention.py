@@ -84,7 +84,8 @@ def spatiotemporal_attention(
     torch.autograd.forward_ad and torch.func (on the formula). The kernels' gradients are the same every time, on the
     CPU for any number of threads. Sums are taken in float32. A query without a key gives 0 and the log-sum-exp -inf.
     What is masked, by pattern or mask, may be NaN: it has no influence. A NaN that is attended spoils the results of
-    its queries and no other.
+    its queries and no other. On a GPU the kernels are Triton's and take float32, float16 and bfloat16 with up to 256
+    channels a head (the formula takes the rest); a NaN that only the pattern hides may reach near queries there.
 
     Raises:
         TypeError: an argument is no tensor, or has a dtype that does not go with the others.
