@@ -77,14 +77,14 @@ def pretrain(options: Pretrain) -> int:
     learned, held = library.split(options.hold_out, options.test_every)
     if not learned.segments:
         raise UserError("nothing is left to learn from: --test-every holds out every video")
+    raw_parts = [learned.part(segment) for segment in learned.segments]
     going_on = options.resume and (out / CHECKPOINT).exists()
     if going_on:  # with the tree that it began with
         before = load_system(out / CHECKPOINT)
         if before.reader.config == reader.config:
             reader = before.reader
-    elif options.tokens is None:
-        reader.fit([learned.part(segment) for segment in learned.segments], options.seed)
-    raw_parts = [learned.part(segment) for segment in learned.segments]
+    elif options.tokens is None or held.segments:  # what is held out has no part in the tree
+        reader.fit(raw_parts, options.seed)
     library, learned, held = (
         replace(part, units=tuple(reader.finish(units) for units in part.units)) for part in (library, learned, held)
     )

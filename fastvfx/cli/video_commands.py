@@ -91,7 +91,8 @@ class Pretrain:
     features: these features themselves, through a small transformer. frames: pixels, through a transformer that is
     trained along."""
     tokens: File = None
-    """A tokens.safetensors of `fastvfx video tokenize`, instead of making tokens now."""
+    """A tokens.safetensors of `fastvfx video tokenize`: its features are taken, and its tree unless something is held
+    out; then a tree of the same size is grown without that."""
     model: Literal["tiny", "small", "base", "large"] = "small"
     """Size of the cross encoder: 2, 4, 12 or 24 layers of width 64, 192, 768 or 1024. large is the paper's."""
     bert: File = None

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...attention import SpatioTemporalAttention
+from ...functional import spatiotemporal_attention
 from ...patterns import CausalTime
 from .batches import Batch
 from .config import DecoderConfig
-from .encoder import Attention, FeedForward
+from .encoder import FeedForward
 from .heads import initialise
 from .model import VideoBert
 
@@ -39,13 +41,34 @@ class Classifier(nn.Module):
         return F.cross_entropy(self(batch.video, batch.video_there), batch.labels)
 
 
+class MemoryAttention(nn.Module):
+    """Attention of one sequence to another."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q, self.kv = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor, memory: Tensor, there: Tensor | None = None) -> Tensor:
+        """(B, L, hidden) with a memory (B, N, hidden), of which ``there`` (B, N) may be seen, to (B, L, hidden)."""
+        q = self.q(x).unflatten(2, (self.heads, -1))  # (B, L, heads, dim)
+        k, v = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
+        dropout = self.dropout if self.training else 0.0
+        seed = int(torch.randint(1 << 62, ())) if dropout else 0
+        line = (memory.shape[1], 1, 1)
+        seen = spatiotemporal_attention(q, k, v, kv_grid=line, kv_mask=there, dropout=dropout, seed=seed)
+        assert isinstance(seen, Tensor)  # without return_lse
+        return self.out(seen.flatten(2))
+
+
 class DecoderLayer(nn.Module):
     """Looks at the words so far, then at the video, then thinks; LayerNorm behind each, as in BERT."""
 
     def __init__(self, hidden: int, inner: int, config: DecoderConfig) -> None:
         super().__init__()
-        self.words = Attention(hidden, config.heads, config.dropout)
-        self.video = Attention(hidden, config.heads, config.dropout, memory=True)
+        self.words = SpatioTemporalAttention(hidden, config.heads, CausalTime(), dropout=config.dropout)
+        self.video = MemoryAttention(hidden, config.heads, config.dropout)
         self.feed_forward = FeedForward(hidden, inner)
         self.norms = nn.ModuleList(nn.LayerNorm(hidden, eps=1e-12) for _ in range(3))
         self.dropout = nn.Dropout(config.dropout)
@@ -53,8 +76,8 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
         """Words (B, L, hidden) with a video (B, N, hidden) of which ``there`` may be seen, to (B, L, hidden)."""
         first, second, third = self.norms
-        x = first(x + self.dropout(self.words(x, None, CausalTime())))
-        x = second(x + self.dropout(self.video(x, there, memory=memory)))
+        x = first(x + self.dropout(self.words(x)))
+        x = second(x + self.dropout(self.video(x, memory, there)))
         return third(x + self.dropout(self.feed_forward(x)))
 
 

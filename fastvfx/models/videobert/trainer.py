@@ -109,7 +109,7 @@ class Trainer:
             sum(terms.values(), torch.zeros((), device=self.device)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         if not math.isfinite(float(norm)):
-            told = ", ".join(f"{name} {float(value):.4g}" for name, value in terms.items())
+            told = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
             raise Diverged(f"the gradient is not finite at step {self.step} ({told}); try a lower learning rate")
         self.optimizer.step()
         self.step += 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...attention import SpatioTemporalAttention
 from ...patterns import Divided, Full, Pattern
 from .config import VideoBertConfig, VisualConfig
-from .encoder import Attention, FeedForward, Grid
+from .encoder import FeedForward
 
 Patterns = tuple[Pattern, ...]
+Grid = tuple[int, int, int]
 
 
 def patches(frames: Tensor, patch: tuple[int, int, int]) -> Tensor:
@@ -24,18 +26,19 @@ class VisualBlock(nn.Module):
 
     def __init__(self, config: VideoBertConfig, patterns: Patterns) -> None:
         super().__init__()
-        self.patterns = patterns
         hidden = config.hidden
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in patterns)
-        self.attentions = nn.ModuleList(Attention(hidden, config.heads, config.dropout) for _ in patterns)
+        self.attentions = nn.ModuleList(
+            SpatioTemporalAttention(hidden, config.heads, pattern, dropout=config.dropout) for pattern in patterns
+        )
         self.norm = nn.LayerNorm(hidden)
         self.feed_forward = FeedForward(hidden, config.inner)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, there: Tensor | None, grid: Grid) -> Tensor:
         """(B, N, hidden) on that grid to the same."""
-        for norm, attention, pattern in zip(self.norms, self.attentions, self.patterns, strict=True):
-            x = x + self.dropout(attention(norm(x), there, pattern, grid))
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            x = x + self.dropout(attention(norm(x), mask=there, grid=grid))
         return x + self.dropout(self.feed_forward(self.norm(x)))
 
 
