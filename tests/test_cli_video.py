@@ -288,6 +288,7 @@ def test_mistakes_with_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (["--fps", "-1"], "expected --fps above 0, got -1"),
         (["--depth", "0"], "expected --depth of at least 1"),
         (["--test-every", "1"], "nothing is left to learn from"),
+        (["--dropout", "1"], "expected --dropout in [0, 1), got 1"),
         (["--concatenate", "1"], "expected --concatenate in [0, 1), got 1"),
         (["--front-end", "frames", "--frame-size", "15"], "--frame-size, --patch: "),
         (["--vocabulary", "lost.txt"], "lost.txt: can't be read"),

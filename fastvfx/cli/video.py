@@ -63,6 +63,8 @@ def pretrain(options: Pretrain) -> int:
         "vocabulary_size", "subsample",
     )  # fmt: skip
     _check_splits(options)
+    if not 0 <= options.dropout < 1:
+        raise UserError(f"expected --dropout in [0, 1), got {options.dropout:g}")
     if not 0 <= options.concatenate < 1:
         raise UserError(f"expected --concatenate in [0, 1), got {options.concatenate:g}")
     if options.tokens is not None and options.front_end == "frames":
@@ -292,6 +294,7 @@ def _config(
     else:
         hidden, layers, heads, inner = SIZES[options.model]
         config = VideoBertConfig(len(vocabulary), vocabulary.special, visual, hidden, layers, heads, inner)
+    config = replace(config, dropout=options.dropout)
     longest = BatchConfig().max_text + 3
     longest += visual.grid[0] * visual.grid[1] * visual.grid[2] if visual.kind == "frames" else BatchConfig().max_video
     if longest > config.positions:

@@ -136,6 +136,8 @@ class Pretrain:
     """Samples in a step."""
     learning_rate: float = 3e-4
     """Of Adam; it rises over the first twentieth of the training and then falls to 0."""
+    dropout: float = 0.1
+    """Part of the hidden states and attention weights that training drops."""
     subsample: int = 5
     """A sample keeps every frame or token, or every second, and so on at random up to every N-th."""
     concatenate: float = 0.5

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...attention import SpatioTemporalAttention
 from ...functional import spatiotemporal_attention
+from ...functional.scaled_dot_product_attention import random_seed
 from ...patterns import CausalTime
 from .batches import Batch
 from .config import DecoderConfig
@@ -55,7 +56,7 @@ class MemoryAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.heads, -1))  # (B, L, heads, dim)
         k, v = self.kv(memory).unflatten(2, (2, self.heads, -1)).unbind(2)
         dropout = self.dropout if self.training else 0.0
-        seed = int(torch.randint(1 << 62, ())) if dropout else 0
+        seed = random_seed(dropout)
         line = (memory.shape[1], 1, 1)
         seen = spatiotemporal_attention(q, k, v, kv_grid=line, kv_mask=there, dropout=dropout, seed=seed)
         assert isinstance(seen, Tensor)  # without return_lse
