@@ -228,10 +228,15 @@ def test_pretraining_reads_hidden_words_from_videos(kind: str) -> None:
 
 
 def test_pretraining_learns_which_caption_belongs_to_a_video() -> None:
-    trainer = Trainer(system("features", dropout=0.0), library("features"), TrainConfig(2e-3))
-    trainer.fit(max_steps=300)
-    found = retrieval(trainer.system.encoder, trainer.batches, library("features").segments, TEXTS)
-    assert found.top1 >= 0.75 and found.mean_rank <= 1.5 and found.chance1 == 0.25
+    s = system("features", dropout=0.0, layers=3)
+    s.batch = BatchConfig(batch=16)
+    trainer = Trainer(s, library("features"), TrainConfig(2e-3, decay_steps=500, loss=PretrainLoss(text=0, video=0)))
+    for steps in (100, 200, 300, 400):  # it is found at once, after a while
+        trainer.fit(max_steps=steps)
+        found = retrieval(s.encoder, trainer.batches, library("features").segments, TEXTS)
+        if found.mean_rank == 1:
+            break
+    assert found.top1 == 1 and found.mean_rank == 1 and found.chance1 == 0.25
 
 
 def test_an_untrained_model_is_near_chance_and_ties_count_half() -> None:

@@ -94,7 +94,7 @@ class Pretrain:
     """A tokens.safetensors of `fastvfx video tokenize`: its features are taken, and its tree unless something is held
     out; then a tree of the same size is grown without that."""
     model: Literal["tiny", "small", "base", "large"] = "small"
-    """Size of the cross encoder: 2, 4, 12 or 24 layers of width 64, 192, 768 or 1024. large is the paper's."""
+    """Size of the cross encoder: 4, 4, 12 or 24 layers of width 64, 192, 768 or 1024. large is the paper's."""
     bert: File = None
     """Start from a BERT: a folder with config.json, model.safetensors and vocab.txt or tokenizer.json. It decides the
     size."""

@@ -130,7 +130,7 @@ class DecoderConfig(Config):
 
 #: Widths by name: hidden, layers, heads, inner. ``large`` is the paper's (BERT-large).
 SIZES: dict[str, tuple[int, int, int, int]] = {
-    "tiny": (64, 2, 2, 256),
+    "tiny": (64, 4, 2, 256),
     "small": (192, 4, 4, 768),
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...data import in_background, read_clip, stream_clips
+from ...data import DataError, in_background, read_clip, stream_clips
 from .._config import Config
 from .config import FrontEnd, VisualConfig
 from .features import ClipFeatures, FeatureName
@@ -63,7 +64,8 @@ class VideoReader(nn.Module):
         self.tree = HierarchicalKMeans(config.depth, config.ways) if config.kind == "tokens" else None
         # Weights of the two halves of features, so that looks and motion count alike.
         self.register_buffer("balance", torch.ones(2))
-        self._features: ClipFeatures | None = None  # made when it is needed, and no part of checkpoints
+        # Made when it is first needed; no submodule, so no part of checkpoints.
+        self._features = cache(partial(ClipFeatures, config.network))
 
     def raw(self, path: Path, start: float = 0.0, end: float | None = None) -> Tensor:
         """Units before they become tokens: features (n, dim), or frames (n, 3, size, size) uint8.
@@ -74,12 +76,10 @@ class VideoReader(nn.Module):
         config = self.config
         if config.kind == "frames":
             return read_clip(path, fps=config.fps, size=config.size, start=start, end=end, dtype=torch.uint8)
-        if self._features is None:
-            object.__setattr__(self, "_features", ClipFeatures(config.network))  # past nn.Module: no submodule
-        assert self._features is not None
         clips = stream_clips(path, length=config.length, fps=config.fps, size=config.size, start=start, end=end)
         frames = (clip.frames for clip in clips)
-        return torch.cat([self._features(torch.stack(some)) for some in _groups(in_background(frames), _CLIPS)])
+        network = self._features()
+        return torch.cat([network(torch.stack(some)) for some in _groups(in_background(frames), _CLIPS)])
 
     def fit(self, raw: Sequence[Tensor], seed: int = 0) -> None:
         """Grow the tree of visual tokens from the units of many videos; nothing to do for the other kinds."""
@@ -123,8 +123,6 @@ def read_all(
         on_broken: called with the name and the error of a video that can't be read; otherwise that is raised.
         on_progress: called with the number of videos that were read.
     """
-    from ...data import DataError
-
     found: dict[str, Tensor] = {}
     for i, (name, path) in enumerate(videos.items(), 1):
         try:
