@@ -109,7 +109,9 @@ def _attention_rows(
     device, config = next(model.parameters()).device, model.config.video
     times, height, width = config.grid
     step, edge = config.patch[0], config.size[0]
-    figure = _figure(1.5 * times, 2.1 * len(clips))
+    figure = _figure(1.8 * times, 2.05 * len(clips))
+    # Titles are longer than a frame is wide: a tight layout would make room for them.
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.03, hspace=0.16)
     for row, (clip, (pieces, place)) in enumerate(zip(clips, sentences, strict=True)):
         text = torch.tensor([pieces], device=device)
         video = clip.to(device)
@@ -124,13 +126,12 @@ def _attention_rows(
             axes.imshow(clip[0, t * step].permute(1, 2, 0).cpu().numpy())
             heat = seen[t].numpy()
             axes.imshow(
-                heat, cmap="inferno", alpha=0.55, vmin=0, vmax=float(seen.max()), extent=(0, edge, edge, 0),
-                interpolation="bilinear",
+                heat, cmap="inferno", alpha=0.55, vmin=float(seen.min()), vmax=float(seen.max()),
+                extent=(0, edge, edge, 0), interpolation="bilinear",
             )  # fmt: skip
             axes.set_axis_off()
             if t == 0:
-                axes.set_title(told, loc="left", fontsize=8)
-    figure.tight_layout(h_pad=0.4, w_pad=0.1)
+                axes.set_title(told, loc="left", fontsize=9)
     _save(figure, path)
 
 
