@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,24 @@ def native(inputs: Flat, options: Options) -> tuple[Tensor, Tensor]:
     q, k, v = _rows(q), _rows(k), _rows(v)
     extra_k, extra_v = (None if x is None else _rows(x) for x in (extra_k, extra_v))
     inputs = (q, k, v, extra_k, extra_v, relative_bias, bias)
+    aux, numbers = packed(options)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        tensors = (*inputs, *aux)
+        return _Attention.apply(*(_distinct(tensors) if torch.compiler.is_compiling() else tensors), numbers)
+    return torch.ops.fastvfx.attention_fwd(*_arguments(inputs, aux), *numbers)
+
+
+def _distinct(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """With views for tensors that occur before: torch.compile refuses an autograd.Function one tensor twice."""
+    result: list[Tensor | None] = []
+    for x in tensors:
+        again = x is not None and any(x is y for y in tensors[: len(result)])
+        result.append(x.view_as(x) if x is not None and again else x)
+    return result
+
+
+def packed(options: Options) -> tuple[Aux, Numbers]:
+    """The tensors that are not differentiated by and the numbers, as the operators take them."""
     spans = options.spans
     halves = int(options.rotary_halves)
     numbers = Numbers(
@@ -68,9 +87,7 @@ def native(inputs: Flat, options: Options) -> tuple[Tensor, Tensor]:
         options.extra_mask, options.kv_mask, options.rotary, options.kv_rotary, options.blocks,
         spans.t, spans.h, spans.w, spans.of_head,
     )  # fmt: skip
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-        return _Attention.apply(*inputs, *aux, numbers)
-    return torch.ops.fastvfx.attention_fwd(*_arguments(inputs, aux), *numbers)
+    return aux, numbers
 
 
 def _rows(x: Tensor) -> Tensor:
