@@ -45,12 +45,12 @@ def _compiled(kernel: Any, args: tuple[Any, ...], given: dict[str, Any], capabil
     aligned: dict[tuple[int, ...], Any] = {}
 
     def kind(x: Any, path: tuple[int, ...], specialized: bool) -> Any:
-        """Type of an argument as a launch would find it; notes what is None, and what 16 divides."""
-        if x is None:
-            constants[path] = None
+        """Type of an argument as a launch would find it; notes what is compiled in, and what 16 divides."""
+        if x is None or (isinstance(x, int) and x == 1 and specialized):
+            constants[path] = x
             return "constexpr"
-        if isinstance(x, tuple):
-            parts = [kind(y, (*path, i), specialized) for i, y in enumerate(x)]
+        if isinstance(x, tuple):  # numbers in it are looked at, whatever the kernel says of the tuple
+            parts = [kind(y, (*path, i), True) for i, y in enumerate(x)]
             return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
         if isinstance(x, Tensor) or (isinstance(x, int) and specialized and x % 16 == 0):
             aligned[path] = [["tt.divisibility", 16]]

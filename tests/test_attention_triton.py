@@ -160,8 +160,25 @@ def shape_of(options: Options) -> list[int]:
     ]  # fmt: skip
 
 
+def run(case: Case, device: str) -> list[Tensor | None]:
+    """out, lse and all gradients."""
+    from fastvfx._triton import attention as kernels
+
+    leaves, o, grad, grad_lse = arguments(case, case.dtype)
+    q, k, v, extra_k, extra_v, relative_bias, bias = leaves.values()
+    inputs = (
+        q, k, v, extra_k, extra_v, o.extra_mask, o.kv_mask, relative_bias, bias, o.rotary, o.kv_rotary, o.blocks,
+        *o.spans.axes, o.spans.of_head, shape_of(o), o.scale, o.softcap, o.dropout, o.seed,
+    )  # fmt: skip
+    *inputs, grad, grad_lse = (x.to(device) if isinstance(x, Tensor) else x for x in (*inputs, grad, grad_lse))
+    out, lse = kernels.attention_fwd(*inputs)
+    wanted = [x is not None for x in leaves.values()]
+    grads = kernels.attention_bwd(grad, grad_lse, *inputs[:16], out, lse, *inputs[16:], wanted)
+    return [x.cpu() if want else None for x, want in zip((out, lse, *grads), [True, True, *wanted], strict=True)]
+
+
 def computed() -> dict[str, list[Tensor | None]]:
-    """out, lse and all gradients of every case, by the interpreter. What is not written is NaN."""
+    """Of every case, by the interpreter. What is not written is NaN."""
     torch.use_deterministic_algorithms(True)  # fills empty tensors
     from fastvfx._triton import attention as kernels
     from fastvfx._triton.attention_plan import Tile
@@ -169,17 +186,7 @@ def computed() -> dict[str, list[Tensor | None]]:
     results = {}
     for name, case in CASES.items():
         kernels.tiles_of = lambda *_, b=case.blocks: (Tile(*b, 4, 1), Tile(*b, 4, 1), Tile(*b[::-1], 4, 1))
-        leaves, o, grad, grad_lse = arguments(case, case.dtype)
-        q, k, v, extra_k, extra_v, relative_bias, bias = leaves.values()
-        inputs = kernels.Inputs(
-            q, k, v, extra_k, extra_v, o.extra_mask, o.kv_mask, relative_bias, bias, o.rotary, o.kv_rotary, o.blocks,
-            *o.spans.axes, o.spans.of_head, shape_of(o), o.scale, o.softcap, o.dropout, o.seed,
-        )  # fmt: skip
-        out, lse = kernels.attention_fwd(*inputs)
-        wanted = [x is not None for x in leaves.values()]
-        grads = kernels.attention_bwd(grad, grad_lse, *inputs[:16], out, lse, *inputs[16:], wanted)
-        grads = [g if want else None for g, want in zip(grads, wanted, strict=True)]
-        results[name] = [out, lse, *grads]
+        results[name] = run(case, "cpu")
     return results
 
 
@@ -198,18 +205,47 @@ def formula(case: Case, dtype: torch.dtype) -> list[Tensor | None]:
     return [out, lse, *(None if x is None else next(found) for x in leaves.values())]
 
 
-@pytest.mark.parametrize("name", list(CASES))
-def test_interpreter_agrees_with_float64(name, results):
-    case = CASES[name]
+def assert_agrees(case: Case, results: list[Tensor | None]) -> None:
     same, exact = formula(case, case.dtype), formula(case, torch.float64)
     names = ("out", "lse", *(f"grad_{n}" for n in NAMES))
-    for what, g, s, e in zip(names, results[name], same, exact, strict=True):
+    for what, g, s, e in zip(names, results, same, exact, strict=True):
         if what == "lse":
             assert torch.equal(g.isfinite(), e.isfinite())
             g, s, e = (torch.where(e.isfinite(), x, 0.0) for x in (g, s, e))
         assert (g is None) == (e is None), what
         if g is not None:
             assert_as_good_as_torch(g, s, e, what, floor=2.0)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_interpreter_agrees_with_float64(name, results):
+    assert_agrees(CASES[name], results[name])
+
+
+LARGE = Case(grid=(6, 14, 18), heads=(4, 2), dims=(64, 64), batch=2, dtype=torch.bfloat16)
+ON_A_GPU = {
+    "full": LARGE,
+    "full-128": LARGE._replace(dims=(128, 128), dtype=torch.float16),
+    "full-float32": LARGE._replace(dims=(40, 72), dtype=torch.float32),
+    "full-256": LARGE._replace(dims=(256, 256)),
+    "neighborhood": LARGE._replace(pattern=NEAR((3, 7, 9))),
+    "neighborhood-dilated": LARGE._replace(pattern=NEAR((3, 3, 3), dilation=(2, 2, 3)), options=("relative",)),
+    "windows": LARGE._replace(pattern=WINDOWS((2, 7, 7), (1, 3, 3)), options=("relative", "softcap")),
+    "causal": LARGE._replace(pattern=patterns.CausalTime(local=3, sink=1), options=("rotary", "extra", "extra_mask")),
+    "masks": LARGE._replace(options=("kv_mask", "dropout", "extra")),
+    "bias": LARGE._replace(options=("bias", "packed", "rotary", "halves"), heads=(2, 2)),
+    "blocks": LARGE._replace(options=("blocks", "large_blocks")),
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", list(ON_A_GPU))
+def test_cuda_agrees_with_float64(name):
+    """With the tiles that users get. Twice: every gradient is the same every time."""
+    case = ON_A_GPU[name]
+    first, again = run(case, "cuda"), run(case, "cuda")
+    assert_agrees(case, first)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_says_what_the_gpu_kernel_does_not_take():

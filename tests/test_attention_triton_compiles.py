@@ -106,17 +106,32 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["fwd", "bwd_q", "bwd_kv"])
-@pytest.mark.parametrize("options", list(OPTIONS))
-def test_options_compile(options, kernel, monkeypatch):
-    """The interpreter does not see types; the compiler does. Small tiles compile fast."""
+def small_tiles(monkeypatch: Any) -> None:
+    """They compile fast. The interpreter does not see types; the compiler does."""
     from fastvfx._triton import attention as kernels
     from fastvfx._triton.attention_plan import Tile
 
     monkeypatch.setattr(kernels, "tiles_of", lambda *_: (Tile(16, 16, 1, 2),) * 3)
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd_q", "bwd_kv"])
+@pytest.mark.parametrize("options", list(OPTIONS))
+def test_options_compile(options, kernel, monkeypatch):
+    small_tiles(monkeypatch)
     recorder = recorded(monkeypatch, 80, NEAR, 16, *OPTIONS[options])[kernel]
     for launch in range(len(recorder.launches)):
         assert "mma.sync" in recorder.compiled(80, launch).ptx
+
+
+@pytest.mark.parametrize("kernel", ["fwd", "bwd_kv"])
+@pytest.mark.parametrize(
+    "pattern",
+    [patterns.CausalTime(local=3, sink=1), patterns.Neighborhood(3, dilation=2), patterns.Divided("time")],
+    ids=["sink", "dilated", "time"],
+)
+def test_patterns_compile(pattern, kernel, monkeypatch):
+    small_tiles(monkeypatch)
+    assert "mma.sync" in recorded(monkeypatch, 80, pattern, 16)[kernel].compiled(80).ptx
 
 
 @pytest.mark.parametrize("kernel", ["delta", "rotate"])
