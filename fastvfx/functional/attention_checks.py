@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import _check
 from ..patterns import Blocks, Pattern
+from ..patterns.axis import larger
 from ..patterns.blocks import counts
 from ..patterns.spans import Grid
 from ..reference.attention import Options
@@ -215,7 +216,7 @@ def prepared(
     parts = pattern.spans(grid, kv_grid, inputs.q.shape[2], inputs.q.device)
     reach = [parts[0].reach[a] for a in range(3)]
     for part in parts[1:]:
-        reach = [torch.sym_max(x, y) for x, y in zip(reach, part.reach, strict=True)]
+        reach = [larger(x, y) for x, y in zip(reach, part.reach, strict=True)]
     biases(inputs, (reach[0], reach[1], reach[2]))
     found = pattern.split()[1]
     if found is not None:

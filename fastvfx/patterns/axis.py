@@ -46,9 +46,18 @@ def _spans(start: Tensor, end: Tensor) -> Tensor:
     return torch.stack([start, end], -1).to(torch.int32)
 
 
+def larger(a: int, b: int) -> int:
+    """The larger of sizes that may be symbolic, without asking which it is."""
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
+
+
+def smaller(a: int, b: int) -> int:
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_min(a, b)
+
+
 def whole(n_queries: int, n_keys: int, device: torch.device) -> Axis:
     zero = torch.zeros(n_queries, dtype=torch.int64, device=device)
-    reach = torch.sym_max(torch.sym_max(n_queries, n_keys), 1) - 1
+    reach = larger(larger(n_queries, n_keys), 1) - 1
     return Axis(_spans(zero, zero + n_keys), n_keys, reach, whole=True)
 
 
@@ -91,7 +100,7 @@ def sliding_tile(n_queries: int, n_keys: int, tile: int, kernel: int, device: to
     centre = (positions(n_queries, n_keys, device) // tile).clamp(min=half)
     centre = centre.clamp(max=n_tiles - 1 - half)
     start, end = (centre - half).clamp(min=0) * tile, ((centre + half + 1) * tile).clamp(max=n_keys)
-    reach = torch.sym_min(tile * (2 * half + 1), n_keys) - 1
+    reach = smaller(tile * (2 * half + 1), n_keys) - 1
     return Axis(_spans(start, end), n_keys, reach)
 
 
@@ -100,9 +109,9 @@ def causal(n_queries: int, n_keys: int, chunk: int, local: int | None, sink: int
     at = positions(n_queries, n_keys, device)
     end = (at // chunk + 1) * chunk
     start = torch.zeros_like(end) if local is None else (end - local).clamp(min=0)
-    reach = torch.sym_max(n_keys, 1) - 1
+    reach = larger(n_keys, 1) - 1
     if local is not None and not sink:
-        reach = torch.sym_min(reach, torch.sym_max(local, chunk) - 1)
+        reach = smaller(reach, larger(local, chunk) - 1)
     return Axis(_spans(start, end.clamp(max=n_keys)), n_keys, reach, sink=sink if local is not None else 0)
 
 
@@ -122,5 +131,5 @@ def intersect(a: Axis, b: Axis) -> Axis | None:
     start, end = start_a + steps * a.dilation, torch.minimum(end_a, end_b)
     if b.dilation > 1:  # the same step: they meet everywhere or nowhere
         end = torch.where((start_b - start_a) % a.dilation == 0, end, start)
-    reach = torch.sym_min(a.reach * a.dilation, b.reach * b.dilation) // a.dilation
+    reach = smaller(a.reach * a.dilation, b.reach * b.dilation) // a.dilation
     return Axis(_spans(start, end), a.n_keys, reach, a.dilation, a.sink)

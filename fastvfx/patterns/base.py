@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .axis import Axis, intersect
@@ -101,7 +102,8 @@ def _resolve(pattern: Pattern, grid: Grid, kv_grid: Grid, n_heads: int | None, d
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # what is kept may be used in a later call that has gradients
 def _cached(*arguments: Any) -> tuple[Spans, ...]:
-    return _resolve(*arguments)
+    with temporarily_clear_interpreter_stack():  # inside torch.func new tensors are the transform's
+        return _resolve(*arguments)
 
 
 def met(a: tuple[Axis, Axis, Axis], b: tuple[Axis, Axis, Axis], what: str) -> tuple[Axis, Axis, Axis]:

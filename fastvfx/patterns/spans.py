@@ -9,7 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .axis import Axis, span_mask
+from .axis import Axis, larger, span_mask
 
 Grid = tuple[int, int, int]
 
@@ -64,7 +64,7 @@ def stack(heads: Sequence[tuple[Axis, Axis, Axis]], of_head: Sequence[int], grid
     parts = []
     for (dilation, sink), members in kinds.items():
         t, h, w = (torch.stack([heads[p][axis].spans for p in members]) for axis in range(3))
-        reach = tuple(reduce(torch.sym_max, [heads[p][axis].reach for p in members]) for axis in range(3))
+        reach = tuple(reduce(larger, [heads[p][axis].reach for p in members]) for axis in range(3))
         whole = tuple(all(heads[p][axis].whole for p in members) for axis in range(3))
         mine = tuple(n for n, p in enumerate(of_head) if p in members)
         index = torch.tensor([members.index(of_head[n]) for n in mine], dtype=torch.int32, device=t.device)

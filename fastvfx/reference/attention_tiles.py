@@ -14,6 +14,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from ..patterns.blocks import block_of, counts
 from ..patterns.spans import Spans
@@ -64,12 +65,13 @@ def attention_tiles(
     extras = [None if x is None else x.to(dtype).transpose(1, 2) for x in (extra_k, extra_v)]
     biases = [None if x is None else x.to(dtype) for x in (relative_bias, bias)]
     spans, parts = options.spans, []  # (heads, results) of each pattern
-    of_head = spans.of_head.tolist()
+    with temporarily_clear_interpreter_stack():  # the numbers of a tensor cannot be listed inside torch.func
+        of_head = spans.of_head.tolist()
     for p in range(spans.t.shape[0]):
         members = [n for n in range(heads) if of_head[n] == p]
         if members:
             head = torch.tensor(members, device=q.device)
-            one = _Heads(head, head // ratio, (spans.t[p], spans.h[p], spans.w[p]), options)
+            one = _Heads(members, head, head // ratio, (spans.t[p], spans.h[p], spans.w[p]), options)
             parts.append((members, one.attend(queries, keys, values, extras, biases)))
     if not parts:  # no heads have no pattern
         raise ValueError("fastvfx.reference.attention_tiles: expected at least one head")
@@ -86,7 +88,8 @@ def attention_tiles(
 class _Heads:
     """The heads that share a pattern."""
 
-    head: Tensor  # (heads,) int64
+    members: list[int]
+    head: Tensor  # the same, (heads,) int64
     kv_head: Tensor
     axes: Axes
     options: Options
@@ -166,7 +169,7 @@ class _Heads:
         spans, at, there = self.options.spans, query[..., None], key[..., None, :]
         if key.shape[1] == 1:
             return relative(table[self.head], spans, at, there[:, 0]).transpose(0, 1)
-        each = [relative(table[h : h + 1], spans, at, there[:, i]) for i, h in enumerate(self.head.tolist())]
+        each = [relative(table[h : h + 1], spans, at, there[:, i]) for i, h in enumerate(self.members)]
         return torch.cat(each).transpose(0, 1)
 
 
