@@ -152,7 +152,7 @@ def token_sheet(path: PathLike, tokens: Sequence[tuple[str, Sequence[Tensor]]]) 
             if column == 0:
                 axes.set_title(title, loc="left", fontsize=7)
     figure.tight_layout(h_pad=0.3, w_pad=0.1)
-    _save(figure, path)
+    _save(figure, path, dpi=64)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -162,6 +162,6 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: PathLike) -> None:
+def _save(figure: Any, path: PathLike, dpi: int = 90) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90, bbox_inches="tight")
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", pil_kwargs={"optimize": True})
