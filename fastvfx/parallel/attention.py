@@ -74,8 +74,8 @@ def spatiotemporal_attention(
     Raises:
         RuntimeError: torch.distributed is not initialised.
         TypeError, ValueError: an argument of this process is wrong, or of another, or they differ in what must be the
-            same; the pattern does not fit the whole grid; the heads do not fit the processes; ``Blocks`` with
-            ``"ring"``.
+            same; the pattern does not fit the whole grid; the heads do not fit the processes; ``Blocks``, or a
+            ``relative_bias`` of a pattern dilated in time, with ``"ring"``.
     """
     rank, world = group_of(group)
     call = Call(
@@ -137,10 +137,11 @@ def _by_ring(call: Call, ranks: Ranks) -> tuple[Tensor, Tensor]:
     q, pattern = call.q, call.pattern
     space, heads = (q.shape[2], q.shape[3]), q.shape[4]
     table = call.learned.relative_bias
-    if table is not None and len(steps := dilations(pattern, sum(ranks.frames), space, heads)) > 1:
+    if table is not None and (steps := dilations(pattern, sum(ranks.frames), space, heads)) != {1}:
+        # Distances between cuts of the video need not be multiples of the dilation, as the operator counts them.
         raise ValueError(
-            f"fastvfx.{OP}: expected method='heads' with a relative_bias of heads that are dilated differently in "
-            f"time, got 'ring' and dilations {sorted(steps)}"
+            f"fastvfx.{OP}: expected method='heads' with a relative_bias of a pattern that is dilated in time, got "
+            f"'ring' and dilations {sorted(steps)}"
         )
     ring = Ring(ranks, pattern, space, heads, call.kv_mask, call.rotary, call.seed, call.options)
     return RingAttention.apply(ring, q, call.k, call.v, *call.learned)

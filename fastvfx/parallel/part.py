@@ -51,9 +51,12 @@ class Part(Pattern):
         """
         return (self.queries[1] - self.keys[1]) // dilation
 
-    def relative_bias(self, table: Tensor, dilation: int) -> Tensor:
-        """The table of the whole video, moved to the distances here; what is new at its ends is never read."""
-        shift = self.shift(dilation)
+    def relative_bias(self, table: Tensor) -> Tensor:
+        """The table of the whole video, moved to the distances here; what is new at its ends is never read.
+
+        Of patterns that are not dilated in time.
+        """
+        shift = self.shift(1)
         return F.pad(table, (0, 0, 0, 0, abs(shift) + shift, abs(shift) - shift)) if shift else table
 
 

@@ -20,7 +20,7 @@ from ..functional import merge_attentions
 from ..functional import spatiotemporal_attention as attend
 from ..patterns import Pattern
 from .exchange import Pending, Ranks
-from .part import Frames, Part, dilations, needed
+from .part import Frames, Part, needed
 
 SEED_STEP = 0x2545F4914F6CDD1D
 Returned = tuple[Pending, slice, list[Tensor | None]]  # the transfer, frames of this process, gradients of k and v
@@ -117,8 +117,7 @@ def attend_slab(ring: Ring, slab: Slab, inputs: list[Tensor | None]) -> tuple[Te
     assert q is not None and k is not None and v is not None
     part = Part(ring.pattern, ring.n_frames, ring.mine, slab.frames)
     if relative_bias is not None:
-        (dilation,) = dilations(ring.pattern, ring.n_frames, ring.space, ring.heads)
-        relative_bias = part.relative_bias(relative_bias, dilation)
+        relative_bias = part.relative_bias(relative_bias)
     rotary = ring.rotary
     out, lse = attend(
         q,
