@@ -16,6 +16,7 @@ class Compiled(NamedTuple):
     stack: int  #: bytes of local memory of a thread: what registers did not hold
     shared: int
     ptx: str
+    spilled: int  #: instructions that reach for this memory in loops around tensor cores
 
 
 class Recorder:
@@ -66,16 +67,34 @@ def _compiled(kernel: Any, args: tuple[Any, ...], given: dict[str, Any], capabil
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options
     )
-    usage = _resources(compiled.asm["cubin"])
+    cubin = compiled.asm["cubin"]
+    usage = _tool(cubin, "cuobjdump", "-res-usage")
     found = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK")}  # type: ignore[index]
-    return Compiled(found["REG"], found["STACK"], compiled.metadata.shared, compiled.asm["ptx"])
+    return Compiled(found["REG"], found["STACK"], compiled.metadata.shared, compiled.asm["ptx"], _spilled(cubin))
 
 
-def _resources(cubin: bytes) -> str:
+def _spilled(cubin: bytes) -> int:
+    """In the innermost loops: from a label to the branch back to it, with no other such branch between."""
+    lines = _tool(cubin, "nvdisasm", "-c").splitlines()
+    labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"\s*(\.L_x_\d+):", line))}
+    spilled, last = 0, 0
+    for i, line in enumerate(lines):
+        branch = re.search(r"\bBRA\b.*?(\.L_x_\d+)", line)
+        start = labels.get(branch[1], i) if branch else i
+        if start < i:
+            loop = "\n".join(lines[start:i])
+            if start >= last and re.search(r"\bH(G?)MMA\b", loop):
+                spilled += len(re.findall(r"\b(?:LDL|STL)\b", loop))
+            last = i
+    return spilled
+
+
+def _tool(cubin: bytes, name: str, option: str) -> str:
+    """What one of the tools that Triton brings says."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
