@@ -27,6 +27,7 @@ void run(Kernel kernel, const Args& args) {
 }
 
 void bind_aabb(py::module_& m);
+void bind_attention(py::module_& m);
 void bind_bias_act(py::module_& m);
 void bind_composite(py::module_& m);
 void bind_hashgrid(py::module_& m);

@@ -44,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_amx", &set_amx);
   m.def("use_huge_pages", &use_huge_pages);
   bind_aabb(m);
+  bind_attention(m);
   bind_bias_act(m);
   bind_composite(m);
   bind_hashgrid(m);

@@ -2,6 +2,7 @@
 
 from . import (
     aabb,
+    attention,
     composite,
     conv2d,
     filtered_lrelu,
@@ -17,6 +18,7 @@ from . import (
 
 __all__ = [
     "aabb",
+    "attention",
     "composite",
     "conv2d",
     "filtered_lrelu",

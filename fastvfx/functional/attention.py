@@ -159,8 +159,7 @@ def _inputs(
 def _attend(inputs: checks.Inputs, options: Options) -> tuple[Tensor, Tensor]:
     tables = (options.rotary, options.kv_rotary)
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tables)
-    built = hasattr(torch.ops.fastvfx, "attention_fwd")
-    runs = built and use_triton(checks.OP, inputs.q.device, lambda: checks.why_no_gpu_kernel(inputs))
+    runs = use_triton(checks.OP, inputs.q.device, lambda: checks.why_no_gpu_kernel(inputs))
     is_empty = 0 in inputs.q.shape or 0 in inputs.k.shape  # nothing to launch a kernel for
     if learned or is_empty or not runs or is_transformed(inputs.all()):
         return formula(inputs.all(), options)

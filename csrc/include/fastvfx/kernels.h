@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fastvfx/aabb.h"
+#include "fastvfx/attention.h"
 #include "fastvfx/bias_act.h"
 #include "fastvfx/composite.h"
 #include "fastvfx/filtered_lrelu.h"

@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "fastvfx/aabb.h"
+#include "fastvfx/hash.h"
 #include "fastvfx/math.h"
 #include "fastvfx/occupancy.h"
 
@@ -86,15 +87,9 @@ FVX_HD int64_t rays_that_fit(const int64_t* sums, int64_t n_rays, int64_t capaci
 
 constexpr double lattice_end = 1099511627776.0;  // 2^40: steps behind it are not looked at
 
-FVX_HD uint64_t mix64(uint64_t x) {  // the finaliser of splitmix64 (Steele, Lea, Flood 2014)
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
-
 // Uniform in [0, 1), a multiple of 2^-24: a function of seed and ray alone.
 FVX_HD double jitter_of(uint64_t mixed_seed, int64_t ray) {
-  return double(int64_t(mix64(mixed_seed + uint64_t(ray) * 0x9E3779B97F4A7C15ull) >> 40)) * 5.9604644775390625e-08;
+  return double(int64_t(mix64(mixed_seed + uint64_t(ray) * golden_step) >> 40)) * 5.9604644775390625e-08;
 }
 
 // t_k for k = 0, 1, ..., without a cone angle.

@@ -1,0 +1,91 @@
+// Rows of q, k and v on their way from tensors to operands: gathered, converted, turned by rotary embedding, and freed
+// of what is not finite.
+//
+// A product over many pairs of query and key multiplies those that are not allowed as well, by zero: a NaN among them
+// would spread. So rows are copied with zeros in place of NaN and infinity, and whoever attends such a row is told of
+// it separately.
+#pragma once
+
+#include "attention_tile.h"
+#include "convert.h"
+
+FVX_BEGIN_ISA
+
+namespace {
+
+FVX_HD int not_finite(float x) { return (float_to_bits(x) & 0x7f800000u) == 0x7f800000u; }
+FVX_HD int not_finite(double x) { return !(x - x == 0); }
+FVX_HD int not_finite(bf16 x) { return (x.bits & 0x7f80u) == 0x7f80u; }
+
+template <class E>
+bool all_finite(const E* x, int64_t n) {
+  int bad = 0;
+#pragma omp simd reduction(| : bad)
+  for (int64_t i = 0; i < n; ++i) bad |= not_finite(x[i]);
+  return !bad;
+}
+
+// Turns pairs of channels by angles given as cosine and sine; kBack: by the negative angles.
+template <bool kBack, class A>
+void turn(A* x, int64_t dim, const A* table, bool halves) {
+  const int64_t n = dim / 2;
+  if (halves) {
+    A* y = x + n;
+    FVX_SIMD
+    for (int64_t i = 0; i < n; ++i) {
+      const A c = table[2 * i], s = kBack ? -table[2 * i + 1] : table[2 * i + 1], a = x[i], b = y[i];
+      x[i] = a * c - b * s, y[i] = a * s + b * c;
+    }
+  } else {
+    FVX_SIMD
+    for (int64_t i = 0; i < n; ++i) {
+      const A c = table[2 * i], s = kBack ? -table[2 * i + 1] : table[2 * i + 1], a = x[2 * i], b = x[2 * i + 1];
+      x[2 * i] = a * c - b * s, x[2 * i + 1] = a * s + b * c;
+    }
+  }
+}
+
+// n channels of one token as operands of type E, zeros up to `width`. False if some were not finite: there `to` is 0.
+template <class E, class T>
+bool pack_row(const T* from, int64_t n, int64_t width, E* to, const acc_t<T>* table, bool halves, acc_t<T>* room) {
+  using A = acc_t<T>;
+  if (table) {
+    widen(from, int(n), room);
+    turn<false>(room, n, table, halves);
+    narrow<E>(room, int(n), to);
+  } else if constexpr (sizeof(T) == sizeof(E)) {
+    __builtin_memcpy(to, from, size_t(n) * sizeof(E));
+  } else {
+    widen(from, int(n), to);
+  }
+  for (int64_t i = n; i < width; ++i) to[i] = from_acc<E>(A(0));
+  if (all_finite(to, n)) return true;
+  for (int64_t i = 0; i < n; ++i) {
+    if (not_finite(to[i])) to[i] = from_acc<E>(A(0));
+  }
+  return false;
+}
+
+template <class T>
+const T* row_of(const AttentionTensor& x, int64_t batch, int64_t token, int64_t head) {
+  return static_cast<const T*>(x.data) + batch * x.batch + token * x.token + head * x.head;
+}
+
+// A block's keys or values, `width` apart. bad[i] tells which rows were not finite; returns how many.
+template <class E, class T>
+int pack_keys(const KeyBlock& block, const AttentionTensor& x, int64_t batch, int64_t head, int64_t n, int64_t width,
+              const acc_t<T>* tables, bool halves, E* to, acc_t<T>* room, bool* bad) {
+  const T* base = row_of<T>(x, batch, 0, head);
+  int n_bad = 0;
+  for (int i = 0; i < block.n; ++i) {
+    const int64_t token = block.token[i];
+    const acc_t<T>* table = tables ? tables + token * n : nullptr;
+    bad[i] = !pack_row(base + token * x.token, n, width, to + i * width, table, halves, room);
+    n_bad += bad[i];
+  }
+  return n_bad;
+}
+
+}  // namespace
+
+FVX_END_ISA
