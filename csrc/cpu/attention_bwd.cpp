@@ -17,7 +17,7 @@ struct Tasks {
 
   Tasks(const AttentionBwd& a, int64_t table) {
     constexpr int64_t kEnough = 32, kMostNumbers = 1 << 24;
-    ranges = min_of(a.batch, max_of(kEnough / a.kv_heads, int64_t(1)));
+    ranges = max_of(min_of(a.batch, kEnough / a.kv_heads), int64_t(1));
     // Every range has sums of its own for the relative biases; a bias that batches share has one gradient.
     while (a.g_relative_bias && ranges > 1 && ranges * a.heads * table > kMostNumbers) ranges /= 2;
     if (a.g_bias && a.bias_batch == 1) ranges = 1;
