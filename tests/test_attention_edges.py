@@ -18,7 +18,6 @@ from fastvfx.functional.attention_autograd import packed
 from fastvfx.patterns import Blocks, CausalTime, Divided, Full, Neighborhood, PerHead, ShiftedWindows, SlidingTile
 from fastvfx.reference.attention import Options
 
-has_op = pytest.mark.skipif(not hasattr(torch.ops.fastvfx, "attention_fwd"), reason="the operator was not built")
 BACKENDS = [pytest.param("native", marks=native), "reference"]
 GRID = (3, 4, 5)
 N = 60
@@ -240,7 +239,7 @@ PATTERNS = [
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
-    [*(pytest.param("native", p, marks=has_op) for p in PATTERNS[1:]), ("reference", PATTERNS[0])],
+    [*(pytest.param("native", p, marks=native) for p in PATTERNS[1:]), ("reference", PATTERNS[0])],
     ids=lambda p: str(p)[:30],
 )
 def test_one_graph_for_any_number_of_frames(name: str, pattern) -> None:
@@ -267,7 +266,7 @@ def test_one_graph_for_any_number_of_frames(name: str, pattern) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-@has_op
+@native
 def test_one_tensor_may_be_given_more_than_once_to_a_graph() -> None:
     torch._dynamo.reset()
     x = torch.randn(2, 7, 2, 8, requires_grad=True)
@@ -319,7 +318,7 @@ def test_forward_derivatives(backend: str) -> None:
         torch.testing.assert_close(a, b)
 
 
-@has_op
+@native
 def test_gradients_are_the_same_for_any_number_of_threads(one_thread_and_many: list[int]) -> None:
     leaves = qkv(2, *GRID, heads=4)
     leaves += [torch.randn(4, 5, 7, 9, requires_grad=True), torch.randn(1, 4, N, N, requires_grad=True)]
@@ -334,7 +333,7 @@ def test_gradients_are_the_same_for_any_number_of_threads(one_thread_and_many: l
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@has_op
+@native
 def test_opcheck() -> None:
     q, k, v = qkv(2, N, dtype=torch.float32)
     (spans,) = Neighborhood((3, 2, 3)).spans(GRID)
