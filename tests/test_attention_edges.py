@@ -15,11 +15,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastvfx
 from fastvfx import spatiotemporal_attention
 from fastvfx.functional.attention_autograd import packed
-from fastvfx.patterns import Blocks, CausalTime, Divided, Full, Neighborhood, PerHead, ShiftedWindows, SlidingTile
+from fastvfx.patterns import (
+    Blocks,
+    CausalTime,
+    Divided,
+    Full,
+    Neighborhood,
+    Pattern,
+    PerHead,
+    ShiftedWindows,
+    SlidingTile,
+)
 from fastvfx.reference.attention import Options
 
 BACKENDS = [pytest.param("native", marks=native), "reference"]
 GRID = (3, 4, 5)
+MIXED = PerHead([Neighborhood((3, 2, 2), dilation=(1, d, 1)) for d in (1, 2)])  # a call for each dilation
 N = 60
 
 
@@ -129,14 +140,15 @@ def test_dropout_is_a_function_of_the_seed(backend: str) -> None:
 
 
 @native
-@pytest.mark.parametrize("seed", [0, 1, -1, (1 << 63) - 1, 123456789012345], ids=str)
-def test_dropout_is_the_same_in_every_backend(seed: int) -> None:
+@pytest.mark.parametrize("pattern", [Neighborhood((3, 2, 3)), MIXED], ids=["one", "per head"])
+@pytest.mark.parametrize("seed", [0, 1, -1, (1 << 63) - 1, 1 << 63, 123456789012345], ids=str)
+def test_dropout_is_the_same_in_every_backend(seed: int, pattern: Pattern) -> None:
     q, k, v = (x.detach() for x in qkv(2, *GRID))
     options = {"extra_k": torch.randn(2, 3, 2, 8), "extra_v": torch.randn(2, 3, 2, 8), "dropout": 0.4, "seed": seed}
     results = []
     for name in ("native", "reference"):
         with fastvfx.backend(name):
-            results.append(spatiotemporal_attention(q, k, v, Neighborhood((3, 2, 3)), **options))
+            results.append(spatiotemporal_attention(q, k, v, pattern, **options))
     torch.testing.assert_close(*results)
 
 

@@ -16,7 +16,7 @@ from ..patterns import Blocks, Pattern
 from ..patterns.axis import larger
 from ..patterns.blocks import counts
 from ..patterns.spans import Grid
-from ..reference.attention import Options
+from ..reference.attention import Options, signed_64
 
 OP = "spatiotemporal_attention"
 MAX_HEAD_DIM = 1024
@@ -228,7 +228,10 @@ def prepared(
         if part.heads is not None and indices is not None and indices.shape[1] > 1:
             indices = indices[:, list(part.heads)]
         # Another seed for each: dropout is a function of the head's number within its call.
-        options = options_for(spans=part, seed=seed + number * SEED_STEP, blocks=indices)
+        own_seed = seed + signed_64(number * SEED_STEP)
+        if isinstance(own_seed, int):  # and not a symbol of torch.compile
+            own_seed = signed_64(own_seed)
+        options = options_for(spans=part, seed=own_seed, blocks=indices)
         calls.append((inputs if part.heads is None else inputs.of_heads(part.heads), options))
     return calls
 

@@ -188,11 +188,12 @@ def with_extras(
 def dropout_rows(seed: int, batch: int, heads: int, n_q: int, device: torch.device) -> Tensor:
     """(B, heads, N_q) int64: the state that the keys of a query are hashed from."""
     row = torch.arange(batch * heads * n_q, device=device).view(batch, heads, n_q)
-    start = mix64(torch.tensor(_signed(seed), device=device))
+    start = mix64(torch.tensor(signed_64(seed), device=device))
     return mix64(start + row * GOLDEN)
 
 
-def _signed(seed: int) -> int:
+def signed_64(seed: int) -> int:
+    """The same bits as an int64, which is what operators take."""
     return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
