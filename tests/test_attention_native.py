@@ -7,11 +7,12 @@ from dataclasses import replace
 import native_attention_cases as cases
 import pytest
 import torch
+from marks import native
 from oracle import assert_as_good_as_torch, assert_same_direction
 
 from fastvfx import _ext
 
-pytestmark = pytest.mark.skipif("cpu" not in _ext.native_devices, reason="no native kernels")
+pytestmark = native
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

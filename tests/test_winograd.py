@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import native
 from torch import Tensor
 
 import fastvfx
-from fastvfx import _ext
 from fastvfx._ops import _winograd as winograd
 from fastvfx._ops._torch_conv2d import Geometry
 from fastvfx.functional import setup_filter
@@ -18,7 +18,7 @@ from fastvfx.functional.scaled_conv2d import scaled_conv2d
 from fastvfx.reference.conv2d_resample import conv2d_resample as resample_reference
 from fastvfx.reference.modulated_conv2d import modulated_conv2d as modulated_reference
 
-pytestmark = pytest.mark.skipif(_ext._C is None, reason="fastvfx._C is not built")
+pytestmark = native
 
 LAST = torch.channels_last
 #: Of the norm: twice what the transforms cost at the most in float32, whose products round at 6e-8.
