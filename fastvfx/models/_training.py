@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,6 +51,45 @@ def save_or_warn(save: Callable[[], None], on_warning: Callable[[str], None] | N
     except OSError as error:
         if on_warning is not None:
             on_warning(error.strerror or str(error))
+
+
+def run(
+    progress: Callable[[], float],
+    step: Callable[[float], None],
+    save: Callable[[], None] | None,
+    save_every: float,
+    on_warning: Callable[[str], None] | None,
+    at_end: Callable[[], None] | None = None,
+) -> bool:
+    """Call ``step(progress())`` while the progress is below 1 and nobody interrupts.
+
+    Args:
+        progress: how much of the training is done.
+        step: does more of it.
+        save: writes a checkpoint, every ``save_every`` seconds and at the end; ``None`` for no checkpoints.
+        on_warning: called when a checkpoint on the way could not be written.
+        at_end: called before the last checkpoint.
+
+    Returns:
+        Whether SIGINT ended it.
+    """
+    with interrupts() as interrupted:
+        saved_at = time.perf_counter()
+        while not interrupted.is_set() and (done := progress()) < 1:
+            step(done)
+            if save is not None and time.perf_counter() - saved_at > save_every:
+                save_or_warn(save, on_warning)
+                saved_at = time.perf_counter()
+        if at_end is not None:
+            at_end()
+        if save is not None:
+            save()
+    return interrupted.is_set()
+
+
+def thinned(history: list[Any], every: int) -> tuple[list[Any], int]:
+    """A history of a row every so many steps, at most about a thousand: from then on half of them, half as often."""
+    return (history[1::2], 2 * every) if len(history) >= 1000 else (history, every)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...data import PhotoBatch, Photos
 from .. import checkpoint as files
-from .._training import Diverged, interrupts, save_or_warn, seeded, used_up
+from .._training import Diverged, run, seeded, thinned, used_up
 from ..meter import Meter
 from . import objectives
 from .augment import AdaptiveProbability, Augment
@@ -225,21 +225,16 @@ class Trainer:
         def progress() -> float:
             return used_up((self.step, max_steps), (self.seconds, max_seconds), (self.images / 1000, max_kimg))
 
-        with interrupts() as interrupted:
-            saved_at = time.perf_counter()
-            while progress() < 1 and not interrupted.is_set():
-                start = time.perf_counter()
-                self.train_step()
-                self.seconds += time.perf_counter() - start
-                self._remember()
-                if on_step is not None:
-                    on_step(self, min(progress(), 1.0))
-                if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_every:
-                    save_or_warn(partial(self.save, checkpoint), on_warning)
-                    saved_at = time.perf_counter()
-            if checkpoint is not None:
-                self.save(checkpoint)
-        return interrupted.is_set()
+        def step(_: float) -> None:
+            start = time.perf_counter()
+            self.train_step()
+            self.seconds += time.perf_counter() - start
+            self._remember()
+            if on_step is not None:
+                on_step(self, min(progress(), 1.0))
+
+        save = None if checkpoint is None else partial(self.save, checkpoint)
+        return run(progress, step, save, checkpoint_every, on_warning)
 
     def _remember(self) -> None:
         """A row of the history now and then: at most about a thousand, the denser the shorter the training."""
@@ -252,9 +247,7 @@ class Trainer:
         if self.augment is not None:
             row["p"] = self.augment.p
         self.history.append(row)
-        if len(self.history) >= 1000:
-            self.history = self.history[1::2]
-            self.history_every *= 2
+        self.history, self.history_every = thinned(self.history, self.history_every)
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

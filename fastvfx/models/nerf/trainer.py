@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...data import Cameras, PosedImages, RayBatch, SceneBounds, over_background
 from .. import checkpoint as files
-from .._training import Diverged, interrupts, save_or_warn, used_up
+from .._training import Diverged, run, used_up
 from .config import NerfConfig
 from .losses import color_loss, distortion_loss, opacity_entropy
 from .renderer import Nerf, TrainingRays
@@ -168,30 +168,28 @@ class Trainer:
         """
         if max_steps is None and max_seconds is None:
             raise ValueError("fastvfx.models.nerf.Trainer.fit: expected max_steps or max_seconds")
-        with interrupts() as interrupted:
-            saved_at = time.perf_counter()
-            while not interrupted.is_set():
-                progress = used_up((self.step, max_steps), (self.seconds, max_seconds))
-                if progress >= 1:
-                    break
-                self._probe_if_due(probe, progress)
-                start = time.perf_counter()
-                loss = self.train_step(progress)
-                if self.step % _CHECK_EVERY == 0 or self.step == 1:
-                    self.loss = float(loss)
-                self.seconds += time.perf_counter() - start
-                if self.step % _CHECK_EVERY == 0 and not abs(self.loss) < float("inf"):
-                    raise Diverged(f"the loss is {self.loss} at step {self.step}; try a lower learning rate")
-                if on_step is not None:
-                    on_step(self, progress)
-                if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_every:
-                    save_or_warn(partial(self.save, checkpoint), on_warning)
-                    saved_at = time.perf_counter()
+
+        def progress() -> float:
+            return used_up((self.step, max_steps), (self.seconds, max_seconds))
+
+        def step(done: float) -> None:
+            self._probe_if_due(probe, done)
+            start = time.perf_counter()
+            loss = self.train_step(done)
+            if self.step % _CHECK_EVERY == 0 or self.step == 1:
+                self.loss = float(loss)
+            self.seconds += time.perf_counter() - start
+            if self.step % _CHECK_EVERY == 0 and not abs(self.loss) < float("inf"):
+                raise Diverged(f"the loss is {self.loss} at step {self.step}; try a lower learning rate")
+            if on_step is not None:
+                on_step(self, done)
+
+        def last_probe() -> None:
             if probe is not None and (not self.history or self.history[-1].step < self.step):
                 self.history.append(Progress(self.step, self.seconds, probe(self.model)))
-            if checkpoint is not None:
-                self.save(checkpoint)
-        return interrupted.is_set()
+
+        save = None if checkpoint is None else partial(self.save, checkpoint)
+        return run(progress, step, save, checkpoint_every, on_warning, last_probe)
 
     def _probe_if_due(self, probe: Callable[[Nerf], float] | None, progress: float) -> None:
         if probe is None or self.step == 0:

@@ -14,7 +14,7 @@ import torch
 
 from .. import checkpoint as files
 from .._config import Config
-from .._training import Diverged, interrupts, save_or_warn, seeded, used_up
+from .._training import Diverged, run, seeded, thinned, used_up
 from ..meter import Meter
 from .batches import Batches
 from .library import Library
@@ -158,33 +158,27 @@ class Trainer:
         """
         if max_steps is None and max_seconds is None:
             raise ValueError("fastvfx.models.videobert.Trainer.fit: expected max_steps or max_seconds")
-        with interrupts() as interrupted:
-            saved_at = time.perf_counter()
-            while not interrupted.is_set():
-                progress = used_up((self.step, max_steps), (self.seconds, max_seconds))
-                if progress >= 1:
-                    break
-                start = time.perf_counter()
-                self.train_step(progress)
-                self.seconds += time.perf_counter() - start
-                self._remember()
-                if on_step is not None:
-                    on_step(self, min(1.0, used_up((self.step, max_steps), (self.seconds, max_seconds))))
-                if checkpoint is not None and time.perf_counter() - saved_at > checkpoint_every:
-                    save_or_warn(partial(self.save, checkpoint), on_warning)
-                    saved_at = time.perf_counter()
-            if checkpoint is not None:
-                self.save(checkpoint)
-        return interrupted.is_set()
+
+        def progress() -> float:
+            return used_up((self.step, max_steps), (self.seconds, max_seconds))
+
+        def step(done: float) -> None:
+            start = time.perf_counter()
+            self.train_step(done)
+            self.seconds += time.perf_counter() - start
+            self._remember()
+            if on_step is not None:
+                on_step(self, min(progress(), 1.0))
+
+        save = None if checkpoint is None else partial(self.save, checkpoint)
+        return run(progress, step, save, checkpoint_every, on_warning)
 
     def _remember(self) -> None:
         """A row of the history now and then: at most about a thousand, the denser the shorter the training."""
         if self.step % self.history_every:
             return
         self.history.append({"step": self.step, "seconds": self.seconds, **self.meter.take()})
-        if len(self.history) >= 1000:
-            self.history = self.history[1::2]
-            self.history_every *= 2
+        self.history, self.history_every = thinned(self.history, self.history_every)
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
