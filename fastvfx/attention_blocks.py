@@ -39,6 +39,8 @@ class AttentionBlock(nn.Module):
         options: further arguments of the attention (``rotary``, ``qk_norm``, ``kv_heads``, ``relative_position``...).
     """
 
+    kind: type[SpatioTemporalAttention] = SpatioTemporalAttention
+
     def __init__(
         self,
         dim: int,
@@ -51,7 +53,7 @@ class AttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = SpatioTemporalAttention(dim, n_heads, pattern, **options)
+        self.attention = self.kind(dim, n_heads, pattern, **options)
         self.dropout = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_ratio, dropout)
@@ -62,27 +64,12 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class ClassBlock(nn.Module):
+class ClassBlock(AttentionBlock):
     """:class:`AttentionBlock` of tokens and a class token (see :class:`fastvfx.ClassAttention`)."""
 
-    def __init__(
-        self,
-        dim: int,
-        n_heads: int,
-        pattern: Pattern | None = None,
-        *,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = ClassAttention(dim, n_heads, pattern, **options)
-        self.dropout = nn.Dropout(dropout)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, mlp_ratio, dropout)
+    kind = ClassAttention
 
-    def forward(self, x: Tensor, cls: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cls: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Of tokens ``(batch, T, H, W, dim)`` and the class token ``(batch, 1, dim)``."""
         of_x, of_cls = self.attention(self.norm1(x), self.norm1(cls))
         x, cls = x + self.dropout(of_x), cls + self.dropout(of_cls)

@@ -4,5 +4,15 @@ from .config import SwinConfig, VideoTransformerConfig
 from .encoder import VideoTransformer
 from .swin import SwinTransformer3d
 from .tokens import PatchEmbedding
+from .weights import load_swin3d, load_timesformer, load_vivit
 
-__all__ = ["PatchEmbedding", "SwinConfig", "SwinTransformer3d", "VideoTransformer", "VideoTransformerConfig"]
+__all__ = [
+    "PatchEmbedding",
+    "SwinConfig",
+    "SwinTransformer3d",
+    "VideoTransformer",
+    "VideoTransformerConfig",
+    "load_swin3d",
+    "load_timesformer",
+    "load_vivit",
+]

@@ -33,7 +33,10 @@ class VideoTransformerConfig(Config):
     n_heads: int = 12
     mlp_ratio: float = 4.0
     dropout: float = 0.0
+    positions: Literal["separate", "joint"] = "separate"  # learned: of frames and of places, added; or of every token
     rotary: bool = False  # turn queries and keys instead of learning positions; then clips may have any size
+    norm_eps: float = 1e-5  # of the layer normalisations
+    gelu: Literal["none", "tanh"] = "none"  # its approximation, as torch.nn.GELU calls it
     n_classes: int = 0  # 0: features
 
     def __post_init__(self) -> None:
@@ -42,6 +45,12 @@ class VideoTransformerConfig(Config):
                 f"fastvfx.VideoTransformerConfig: expected attention to be one of {', '.join(get_args(Attention))}, "
                 f"got {self.attention!r}"
             )
+        if self.positions not in ("separate", "joint"):
+            raise ValueError(
+                f"fastvfx.VideoTransformerConfig: expected positions to be separate or joint, got {self.positions!r}"
+            )
+        if self.gelu not in ("none", "tanh"):
+            raise ValueError(f"fastvfx.VideoTransformerConfig: expected gelu to be none or tanh, got {self.gelu!r}")
         if any(n % p for n, p in zip(self.clip, self.patch, strict=True)):
             raise ValueError(
                 f"fastvfx.VideoTransformerConfig: expected clip in whole patches of {self.patch}, got {self.clip}"

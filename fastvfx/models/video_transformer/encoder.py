@@ -29,14 +29,15 @@ class VideoTransformer(nn.Module):
         dim = config.dim
         self.embed = PatchEmbedding(config.channels, config.patch, dim)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim)) if config.attention in WITH_CLASS_TOKEN else None
+        self.position: nn.Parameter | None = None
         self.time_position: nn.Parameter | None = None
         self.space_position: nn.Parameter | None = None
         if not config.rotary:
             t, h, w = config.grid
-            self.time_position = nn.Parameter(torch.empty(t, 1, 1, dim))
-            self.space_position = nn.Parameter(torch.empty(1, h, w, dim))
-            for position in (self.time_position, self.space_position):
-                nn.init.trunc_normal_(position, std=0.02, a=-0.04, b=0.04)
+            if config.positions == "joint":
+                self.position = _learned(t, h, w, dim)
+            else:
+                self.time_position, self.space_position = _learned(t, 1, 1, dim), _learned(1, h, w, dim)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.time_cls: nn.Parameter | None = None
         self.time_blocks = nn.ModuleList()
@@ -45,6 +46,11 @@ class VideoTransformer(nn.Module):
             self.time_blocks.extend(_block(config) for _ in range(config.time_depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, config.n_classes) if config.n_classes else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = config.norm_eps
+            elif isinstance(module, nn.GELU):
+                module.approximate = config.gelu
 
     def forward(self, clips: Tensor) -> Tensor:
         """``(batch, frames, channels, height, width)`` to ``(batch, n_classes)``, or ``(batch, dim)`` without classes.
@@ -72,14 +78,15 @@ class VideoTransformer(nn.Module):
         return self.norm(x), None if cls is None else self.norm(cls)
 
     def _positioned(self, x: Tensor) -> Tensor:
-        if self.time_position is None or self.space_position is None:
-            return x
-        if tuple(x.shape[1:4]) != self.config.grid:
+        positions = [p for p in (self.position, self.time_position, self.space_position) if p is not None]
+        if positions and tuple(x.shape[1:4]) != self.config.grid:
             raise ValueError(
                 f"fastvfx.VideoTransformer: expected clips of {self.config.grid} tokens, whose positions were learned, "
                 f"got {tuple(x.shape[1:4])}"
             )
-        return x + self.time_position + self.space_position
+        for position in positions:
+            x = x + position
+        return x
 
     def _factorised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.cls is not None and self.time_cls is not None
@@ -93,6 +100,10 @@ class VideoTransformer(nn.Module):
         for block in self.time_blocks:
             of_frames, cls = block(of_frames, cls)
         return self.norm(frames[:, 0].unflatten(0, (batch, n_frames))), self.norm(cls)
+
+
+def _learned(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02, a=-0.04, b=0.04))
 
 
 def _block(config: VideoTransformerConfig) -> nn.Module:

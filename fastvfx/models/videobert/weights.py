@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._extras import require
+from .._tensors import read_tensors
 from ..checkpoint import CheckpointError
 from .config import SpecialIds, VideoBertConfig, VisualConfig
 from .model import VideoBert
@@ -93,7 +92,7 @@ def read_bert(folder: PathLike) -> Bert:
     found = [folder / name for name in _FILES if (folder / name).is_file()]
     if not found:
         raise CheckpointError(f"{folder}: expected {' or '.join(_FILES)} in it")
-    tensors = _named(_read(found[0]))
+    tensors = _named(read_tensors(found[0]))
     if _WORDS not in tensors:
         raise CheckpointError(f"{found[0]}: {_WORDS} is missing: not of a BERT")
     return Bert(sizes, tensors, found[0])
@@ -142,23 +141,6 @@ def load_bert(model: VideoBert, bert: Bert) -> tuple[str, ...]:
 
 def _with_suffixes(name: str, state: dict[str, Tensor]) -> list[str]:
     return [name] if name in state else [f"{name}.weight", f"{name}.bias"]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            safetensors = require("safetensors.torch", extra="models", purpose="safetensors files")
-            return safetensors.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from error
-    except Exception as error:  # safetensors' own class
-        raise CheckpointError(f"{path}: damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
-    return {name: x for name, x in content.items() if isinstance(x, Tensor)}
 
 
 def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
