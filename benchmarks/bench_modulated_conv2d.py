@@ -13,6 +13,7 @@ from typing import Any
 import plain_stylegan
 import pytest
 import torch
+from corners import moved_off_the_corner
 from harness import Race, Workload, against_torch, compiled
 from torch import Tensor
 
@@ -20,11 +21,13 @@ import fastvfx
 from fastvfx.functional import setup_filter
 
 
-def layer(function: Any, x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, noise: Tensor, up: int) -> Tensor:
+def layer(
+    function: Any, x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor, noise: Tensor, up: int, act: str = "lrelu"
+) -> Tensor:
     f = setup_filter([1, 3, 3, 1], x.device) if up > 1 else None
     return function(
         x, weight, styles, noise=noise, bias=bias, up=up, padding=1, resample_filter=f, flip_weight=up == 1,
-        act="lrelu", clamp=256.0,
+        act=act, clamp=256.0,
     )  # fmt: skip
 
 
@@ -50,6 +53,9 @@ def prepare(
         torch.randn(out, device=device),
         torch.randn(n, 1, side * up, side * up, device=device),
     ]
+    wide = [t.double() for t in inputs]
+    plain = partial(plain_stylegan.modulated_conv2d, fused=False)
+    inputs[3] = moved_off_the_corner(inputs[3], layer(plain, *wide, up=up, act="linear"))
     ours = partial(layer, fastvfx.modulated_conv2d, up=up)
     scaled = partial(layer, partial(plain_stylegan.modulated_conv2d, fused=False), up=up)
     per_image = partial(layer, plain_stylegan.modulated_conv2d, up=up)
