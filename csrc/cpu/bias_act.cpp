@@ -11,6 +11,9 @@ FVX_BEGIN_ISA
 namespace bias_act {
 namespace {
 
+// From this size on a result is streamed.
+constexpr int64_t kStreamedBytes = int64_t(24) << 20;
+
 // Options are passed by value: behind a reference they could be overwritten by what a loop stores.
 template <Kind kKind, class A, class S, class O>
 void results(const A* x, int n, S scale, O offset, Options<A> o, A* y) {

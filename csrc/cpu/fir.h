@@ -9,7 +9,7 @@
 #include "fastvfx/upfirdn2d.h"
 #include "pack.h"
 #include "scratch.h"
-#include "streaming.h"
+#include "stream.h"
 
 FVX_BEGIN_ISA
 

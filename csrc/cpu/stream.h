@@ -13,40 +13,36 @@
 
 FVX_BEGIN_ISA
 
-// From this size on a result is streamed.
-constexpr int64_t kStreamedBytes = int64_t(24) << 20;
-
-// Copies bytes from L1 to memory; whole aligned lines pass the caches. Before other threads may read: stream_fence().
-inline void stream(const void* from, void* to, int64_t bytes) {
-#if defined(__SSE2__)
-  const char* in = static_cast<const char*>(from);
-  char* out = static_cast<char*>(to);
-  const int64_t ragged = int64_t(-reinterpret_cast<uintptr_t>(out) & 63);
-  if (ragged >= bytes) {
-    std::memcpy(out, in, size_t(bytes));
-    return;
-  }
-  std::memcpy(out, in, size_t(ragged));
-  int64_t i = ragged;
-  for (; i + 64 <= bytes; i += 64) {
 #if defined(__AVX512F__)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), _mm512_loadu_si512(in + i));
+constexpr int64_t kStreamBytes = 64;
+inline void stream_once(const char* from, char* to) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
+}
 #elif defined(__AVX__)
-    for (int k = 0; k < 64; k += 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + i + k),
-                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i + k)));
-    }
-#else
-    for (int k = 0; k < 64; k += 16) {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(out + i + k),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i + k)));
-    }
+constexpr int64_t kStreamBytes = 32;
+inline void stream_once(const char* from, char* to) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+#elif defined(__SSE2__)
+constexpr int64_t kStreamBytes = 16;
+inline void stream_once(const char* from, char* to) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
 #endif
+
+// memcpy past the caches. Before another thread reads: stream_fence().
+inline void stream_copy(const void* from_, int64_t bytes, void* to_) {
+  const char* from = static_cast<const char*>(from_);
+  char* to = static_cast<char*>(to_);
+  int64_t i = 0;
+#if defined(__SSE2__)
+  const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) & uintptr_t(kStreamBytes - 1));
+  if (head < bytes) {
+    std::memcpy(to, from, size_t(head));
+    for (i = head; i + kStreamBytes <= bytes; i += kStreamBytes) stream_once(from + i, to + i);
   }
-  std::memcpy(out + i, in + i, size_t(bytes - i));
-#else
-  std::memcpy(to, from, size_t(bytes));
 #endif
+  std::memcpy(to + i, from + i, size_t(bytes - i));
 }
 
 inline void stream_fence() {
@@ -70,7 +66,7 @@ class Output {
   }
   void end(T* to, int n) {
     if constexpr (kRounds) narrow(wide_, n, streaming_ ? lines_ : to);
-    if (streaming_) stream(lines_, to, n * int64_t(sizeof(T)));
+    if (streaming_) stream_copy(lines_, n * int64_t(sizeof(T)), to);
   }
 
  private:
