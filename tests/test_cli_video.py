@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from clips import SCENES, captioned, scene, write_clip
@@ -46,6 +47,15 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     arguments = ["video", "pretrain", str(data), "--out", str(out), "--max-steps", "60", "--learning-rate", "2e-3"]
     assert cli.run([*arguments, "--hold-out", "0.4", *TINY, *WINDOW]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def of_frames(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two steps on frames."""
+    out = tmp_path_factory.mktemp("frames")
+    front_end = ["--front-end", "frames", "--frame-size", "16", "--patch", "8", "--clip-frames", "4"]
+    assert cli.run(["video", "pretrain", str(data), "--out", str(out), *front_end, "--max-steps", "2", *TINY]) == 0
     return out
 
 
@@ -143,24 +153,15 @@ def test_pretrain_writes_its_results(pretrained: Path) -> None:
     assert not (pretrained / "attention.png").exists()
 
 
-def test_pretrain_on_frames_draws_attention(data: Path, tmp_path: Path) -> None:
-    arguments = [
-        "--front-end",
-        "frames",
-        "--frame-size",
-        "16",
-        "--patch",
-        "8",
-        "--clip-frames",
-        "4",
-        "--max-steps",
-        "2",
-    ]
-    assert run("pretrain", data, "--out", tmp_path, *arguments, *TINY) == 0
-    assert Image.open(tmp_path / "attention.png").width > 100
+def test_pretrain_on_frames_draws_attention(data: Path, of_frames: Path, tmp_path: Path) -> None:
+    assert Image.open(of_frames / "attention.png").width > 100
     template = ["--fill", "a picture of [MASK] things", "--attention", tmp_path / "one.png"]
-    assert run("caption", tmp_path / "checkpoint.safetensors", data / "red.mp4", *template) == 0
-    assert Image.open(tmp_path / "one.png").width > 100
+    own = of_frames / "checkpoint.safetensors"
+    assert run("caption", own, data / "red.mp4", *template) == 0
+    one = Image.open(tmp_path / "one.png")
+    more = [data / "red.mp4", data / "green.mp4", "--fill", "[MASK] picture of [MASK] things"]
+    assert run("caption", own, *more, "--attention", tmp_path / "four.png") == 0
+    assert Image.open(tmp_path / "four.png").height > 2 * one.height
 
 
 def test_resume_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +172,8 @@ def test_resume_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 4
     told = mistake(capsys, *base, "--max-steps", 5, "--resume", "--seed", 3)
     assert "trained with other settings (train)" in told
+    told = mistake(capsys, *base, "--max-steps", 5, "--resume", "--front-end", "frames", "--patch", 8)
+    assert "trained with other settings (config, reader)" in told
     assert run(*base, "--max-steps", 1) == 0
     assert (tmp_path / "previous.safetensors").is_file()
 
@@ -233,7 +236,7 @@ def test_finetune_to_captions_and_write_them(
         capsys, "caption", own, data / "red.mp4", "--fill", "[MASK]"
     )
     assert "expected a checkpoint of `fastvfx video pretrain`" in mistake(
-        capsys, "finetune", own, data, "--out", tmp_path
+        capsys, "finetune", own, data, "--out", tmp_path / "x"
     )
 
 
@@ -254,6 +257,9 @@ def test_fill(data: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]) 
     assert run("caption", own, data / "red.mp4", "--fill", "a picture of [MASK] [MASK]", "--top", 3) == 0
     (first, second) = json.loads(capsys.readouterr().out)["fill"]
     assert len(first) == 3 and next(iter(second)) == "things" and 0 < sum(first.values()) <= 1
+    assert run("caption", own, data / "red.mp4", "--fill", "a [MASK]", "--top", 100000) == 0
+    (all_of_them,) = json.loads(capsys.readouterr().out)["fill"]
+    assert "[SEP]" not in all_of_them and sum(all_of_them.values()) == pytest.approx(1, abs=0.01)
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
@@ -294,6 +300,12 @@ def test_mistakes_with_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (["--vocabulary", "lost.txt"], "lost.txt: can't be read"),
         (["--threads", "0"], "expected --threads of at least 1"),
         (["--seed", "-1"], "expected --seed of at least 0"),
+        (["--max-steps", "0"], "expected --max-steps above 0, got 0"),
+        (["--learning-rate", "inf"], "expected --learning-rate above 0, got inf"),
+        (["--fps", "1e9"], "expected --fps of at most 1000, got 1e+09"),
+        (["--visual-layers", "-1"], "expected --visual-layers of at least 0, got -1"),
+        (["--tokens", "lost.safetensors"], "lost.safetensors: no such checkpoint"),
+        (["--bert", "lost"], "lost: expected a folder with config.json"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )
@@ -308,8 +320,26 @@ def test_mistakes_with_options(
     assert not (tmp_path / "out").exists()
 
 
+def test_mistakes_with_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with av.open(str(tmp_path / "none.mp4"), "w") as container:  # a track, and nothing on it
+        container.add_stream("libx264", rate=10).width = 32
+        container.start_encoding()
+    write_clip(tmp_path / "single.mp4", scene("red"), 1)
+    out = ["--out", tmp_path / "out", *WINDOW]
+    (tmp_path / "captions.json").write_text('{"none.mp4": "nothing", "single.mp4": "a picture"}')
+    assert "none.mp4: " in mistake(capsys, "tokenize", tmp_path, *out)
+    assert run("tokenize", tmp_path, *out, "--skip-broken") == 0
+    assert "left out none.mp4" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "tokens.json").read_text())["clips"] == 1
+    (tmp_path / "empty").mkdir()
+    assert "empty: expected captions.json" in mistake(capsys, "tokenize", tmp_path / "empty", *out)
+    for place in ("single.mp4", "single.mp4/run"):
+        told = mistake(capsys, "tokenize", tmp_path, "--out", tmp_path / place, *WINDOW)
+        assert told == f"fastvfx: {tmp_path / 'single.mp4'}: is a file, expected a folder for the results"
+
+
 def test_mistakes_with_checkpoints(
-    data: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, pretrained: Path, of_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = pretrained / "checkpoint.safetensors"
     assert "pre-trained only: give --fill" in mistake(capsys, "caption", own, data / "red.mp4")
@@ -317,6 +347,9 @@ def test_mistakes_with_checkpoints(
     assert "--attention needs --fill" in mistake(
         capsys, "caption", own, data / "red.mp4", "--fill", "[MASK]", "--attention", tmp_path / "a.png"
     )
+    assert "expected at least one VIDEO" in mistake(capsys, "caption", own)
+    told = mistake(capsys, "finetune", own, data, "--out", pretrained)
+    assert f"--out: {own} is in this folder itself" in told
     assert "no such video" in mistake(capsys, "caption", own, tmp_path / "lost.mp4", "--fill", "[MASK]")
     assert "expected --end after 2, got 1" in mistake(
         capsys, "caption", own, data / "red.mp4", "--fill", "[MASK]", "--start", 2, "--end", 1
@@ -326,6 +359,11 @@ def test_mistakes_with_checkpoints(
     assert "a checkpoint of fastvfx.gan, not of fastvfx.videobert" in mistake(
         capsys, "finetune", tmp_path / "gan.safetensors", data, "--out", tmp_path / "out"
     )
+    for place, expected in (("a.txt", "expected --attention to be a .png file"), ("lost/a.png", "there is no folder")):
+        arguments = ["--fill", "[MASK]", "--attention", tmp_path / place]
+        assert expected in mistake(
+            capsys, "caption", of_frames / "checkpoint.safetensors", data / "red.mp4", *arguments
+        )
     (tmp_path / "captions.csv").write_text("video,caption\na.mp4,x\n")
     (tmp_path / "a.mp4").write_bytes((data / "red.mp4").read_bytes())
     assert "expected labels of at least 2 classes, got 0" in mistake(

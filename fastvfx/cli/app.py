@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from .gan_commands import Gan
-from .options import Backend, Count, Device, Number
+from .options import Backend, Count, Device, Number, Out, Resume, Seed, Threads
 from .video_commands import Video
 
 Capture = Positional[Annotated[Path, arg(metavar="DATA")]]
@@ -42,8 +42,7 @@ class Train:
 
     data: Capture
     """The capture."""
-    out: Path
-    """Folder for the results; made if needed."""
+    out: Out
     max_seconds: Number = None
     """Stop after so many seconds of training (without evaluation and saving)."""
     max_steps: Count = None
@@ -53,10 +52,8 @@ class Train:
     backend: Backend = "auto"
     """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch. Of training;
     pictures are always rendered the fastest way."""
-    seed: int = 0
-    """Of everything random."""
-    resume: bool = False
-    """Go on from OUT/checkpoint.safetensors if there is one; limits count from the very beginning."""
+    seed: Seed = 0
+    resume: Resume = False
     downscale: int = 1
     """Train on images reduced by this whole factor."""
     test_every: int = 8
@@ -65,8 +62,7 @@ class Train:
     """Behind images with alpha when views are compared and pictures written."""
     film_frames: int = 60
     """Length of film.mp4; 0 for none."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .nerf import train
@@ -103,9 +99,7 @@ class Render:
     device: Device = "cpu"
     """Where to render."""
     backend: Backend = "auto"
-    """As in training."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .nerf import render
@@ -137,9 +131,7 @@ class Eval:
     device: Device = "cpu"
     """Where to render."""
     backend: Backend = "auto"
-    """As in training."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .nerf import evaluate

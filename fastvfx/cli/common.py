@@ -49,10 +49,13 @@ def checked_folder(out: Path) -> Path:
     """``out``, to be called before anything long.
 
     Raises:
-        UserError: it is a file.
+        UserError: it is a file, or would be in one.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, expected a folder for the results")
+    for place in (out, *out.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise UserError(f"{place}: is a file, expected a folder for the results")
     return out
 
 

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from ..models.gan.features import FeatureName
 from ..models.gan.presets import Preset
-from .options import Backend, Count, Device, Number
+from .options import Backend, Count, Device, Number, Out, Resume, Seed, Threads
 
 Data = Positional[Annotated[Path, arg(metavar="DATA")]]
 Checkpoint = Positional[Annotated[Path, arg(metavar="CHECKPOINT")]]
@@ -29,8 +29,7 @@ class Train:
 
     data: Data
     """The photographs."""
-    out: Path
-    """Folder for the results; made if needed."""
+    out: Out
     resolution: Count = None
     """Crop and resize images to this power of two; by default they must all have one such size."""
     preset: Annotated[Preset | None, arg(metavar="NAME")] = None
@@ -43,8 +42,7 @@ class Train:
     """Stop after so many thousand photographs."""
     max_steps: Count = None
     """Stop after so many steps; results then repeat exactly with the same seed, on the same machine and threads."""
-    resume: bool = False
-    """Go on from OUT/checkpoint.safetensors if there is one; limits count from the very beginning."""
+    resume: Resume = False
     labels: bool = False
     """Learn classes: those of dataset.json, or else the folders."""
     mirror: bool = False
@@ -63,14 +61,11 @@ class Train:
     """Of the layers; weights are float32. bfloat16 pays on GPUs and on processors with AMX or AVX512-BF16."""
     samples: int = 36
     """Images in a grid of samples."""
-    seed: int = 0
-    """Of everything random."""
+    seed: Seed = 0
     device: Device = "cpu"
     """Where to train."""
     backend: Backend = "auto"
-    """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .gan import train
@@ -109,9 +104,7 @@ class Generate:
     device: Device = "cpu"
     """Where to compute."""
     backend: Backend = "auto"
-    """As in training."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .gan import generate
@@ -148,9 +141,7 @@ class Eval:
     device: Device = "cpu"
     """Where to compute."""
     backend: Backend = "auto"
-    """As in training."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .gan import evaluate

@@ -40,7 +40,8 @@ from ..models.videobert import (
     train_vocabulary,
 )
 from ..models.videobert.bleu import bleu
-from ..models.videobert.draw import attention_over_frames, loss_curves, retrieval_map
+from ..models.videobert.draw import loss_curves, retrieval_map
+from ..models.videobert.draw_attention import attention_over_frames, look_for_rarest, shown_frames
 from ..models.videobert.embeddings import VideoTokenEmbeddings
 from ..models.videobert.tokenfile import load_tokens
 from ..models.videobert.visual import VisualTransformer
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .video_commands import Finetune, Pretrain
 
 _PICTURES = 4  # clips in attention.png
+_MOST_FPS = 1000  # a frame is repeated where the video has fewer
 #: fps, frames of a clip, side of a frame
 DEFAULTS = {"tokens": (20.0, 30, 112), "features": (20.0, 30, 112), "frames": (10.0, 8, 64)}
 
@@ -67,11 +69,17 @@ def pretrain(options: Pretrain) -> int:
         raise UserError(f"expected --dropout in [0, 1), got {options.dropout:g}")
     if not 0 <= options.concatenate < 1:
         raise UserError(f"expected --concatenate in [0, 1), got {options.concatenate:g}")
+    if options.visual_layers < 0:
+        raise UserError(f"expected --visual-layers of at least 0, got {options.visual_layers}")
     if options.tokens is not None and options.front_end == "frames":
         raise UserError("--tokens holds features: it is for --front-end tokens or features")
     prepare("video", options.device, options.backend, options.threads)
     out = checked_folder(options.out)
+    # What is quick to find out comes before the videos are read.
     bert = None if options.bert is None else read_bert(options.bert)
+    given = options.vocabulary or options.bert
+    vocabulary = None if given is None else load_vocabulary(given)
+    before = load_system(out / CHECKPOINT) if options.resume and (out / CHECKPOINT).exists() else None
     captions = load(options.data, options.skip_broken)
     reader, raw = _raw(options, captions)
     library = make_library(captions, raw, reader.config.rate, skip_broken=options.skip_broken)
@@ -80,9 +88,7 @@ def pretrain(options: Pretrain) -> int:
     if not learned.segments:
         raise UserError("nothing is left to learn from: --test-every holds out every video")
     raw_parts = [learned.part(segment) for segment in learned.segments]
-    going_on = options.resume and (out / CHECKPOINT).exists()
-    if going_on:  # with the tree that it began with
-        before = load_system(out / CHECKPOINT)
+    if before is not None:  # with the tree that it began with
         if before.reader.config == reader.config:
             reader = before.reader
     elif options.tokens is None or held.segments:  # what is held out has no part in the tree
@@ -90,7 +96,8 @@ def pretrain(options: Pretrain) -> int:
     library, learned, held = (
         replace(part, units=tuple(reader.finish(units) for units in part.units)) for part in (library, learned, held)
     )
-    vocabulary = _vocabulary(options, learned)
+    if vocabulary is None:
+        vocabulary = train_vocabulary(learned.texts, options.vocabulary_size)
     config = _config(options, reader, raw_parts, vocabulary, bert)
     with seeded(torch.device("cpu"), options.seed):
         model = VideoBert(config)
@@ -112,7 +119,7 @@ def pretrain(options: Pretrain) -> int:
     if interrupted:
         return _interrupted(trainer, out)
     if trainer.history:
-        loss_curves(out / "loss.png", trainer.history)
+        loss_curves(out / "loss.png", trainer.history, "Pre-training")
     results = {}
     for what, part in (("training clips", learned), ("held-out clips", held)):
         if part.segments:
@@ -126,9 +133,7 @@ def pretrain(options: Pretrain) -> int:
     }
     retrieval_map(out / "retrieval.png", results, names)
     if config.video.kind == "frames":
-        shown = (held if held.segments else learned).segments
-        every = -(-len(shown) // _PICTURES)
-        attention_over_frames(out / "attention.png", system, trainer.batches, shown[::every])
+        _draw_attention(out / "attention.png", trainer, held if held.segments else learned, captions)
     told = "; ".join(
         f"right caption of {what} first {r.top1:.0%} (chance {r.chance1:.0%})" for what, r in results.items()
     )
@@ -143,6 +148,8 @@ def finetune(options: Finetune) -> int:
     prepare("video", options.device, options.backend, options.threads)
     out = checked_folder(options.out)
     system = load_system(options.checkpoint, options.device)
+    if options.checkpoint.resolve().parent == out.resolve():  # and what is there would be replaced
+        raise UserError(f"--out: {options.checkpoint} is in this folder itself, expected another one")
     if not isinstance(system.network, VideoBert):
         raise UserError(f"{options.checkpoint}: a {system.kind}, expected a checkpoint of `fastvfx video pretrain`")
     captions = load(options.data, options.skip_broken)
@@ -173,7 +180,7 @@ def finetune(options: Finetune) -> int:
     if interrupted:
         return _interrupted(trainer, out)
     if trainer.history:
-        loss_curves(out / "loss.png", trainer.history)
+        loss_curves(out / "loss.png", trainer.history, f"Fine-tuning: {options.task}")
     rows, told = [], []
     for what, part in (("training clips", learned), ("held-out clips", held)):
         if part.segments:
@@ -198,7 +205,7 @@ def above_zero(options: Any, *names: str) -> None:
     """Options that must be, if they are given."""
     for name in names:
         value = getattr(options, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < float("inf"):
             raise UserError(f"expected --{name.replace('_', '-')} above 0, got {value:g}")
 
 
@@ -231,6 +238,8 @@ def read(reader: VideoReader, captions: Captions, skip_broken: bool) -> dict[str
 def reader_config(options: Any, kind: Any) -> ReaderConfig:
     """From the options that say how videos are read."""
     fps, length, size = DEFAULTS[kind]
+    if options.fps is not None and options.fps > _MOST_FPS:
+        raise UserError(f"expected --fps of at most {_MOST_FPS}, got {options.fps:g}")
     if options.depth < 1 or options.ways < 2:
         raise UserError(f"expected --depth of at least 1 and --ways of at least 2, got {options.depth}, {options.ways}")
     return ReaderConfig(
@@ -245,6 +254,17 @@ def reader_config(options: Any, kind: Any) -> ReaderConfig:
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _draw_attention(path: Path, trainer: Trainer, library: Library, captions: Captions) -> None:
+    system, segments = trainer.system, library.segments
+    looks = []
+    for segment in segments[:: -(-len(segments) // _PICTURES)]:
+        video = captions.videos[library.names[segment.video]]
+        start = segment.start / system.reader.config.rate
+        frames = shown_frames(system, video, start, segment.end - segment.start)
+        looks.append(look_for_rarest(trainer.batches, segment, video.name, frames))
+    attention_over_frames(path, system, looks)
 
 
 def _check_splits(options: Pretrain | Finetune) -> None:
@@ -272,11 +292,6 @@ def _raw(options: Pretrain, captions: Captions) -> tuple[VideoReader, dict[str, 
     if options.front_end == "features":
         reader = VideoReader(replace(reader.config, kind="features"))
     return reader, raw
-
-
-def _vocabulary(options: Pretrain, library: Library) -> Vocabulary:
-    path = options.vocabulary or options.bert
-    return train_vocabulary(library.texts, options.vocabulary_size) if path is None else load_vocabulary(path)
 
 
 def _config(

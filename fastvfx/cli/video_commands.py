@@ -9,11 +9,25 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from ..models.gan.features import FeatureName
-from .options import Backend, Count, Device, Number
+from .options import Backend, Count, Device, Number, Out, Resume, Seed, Threads
 
 Data = Positional[Annotated[Path, arg(metavar="DATA")]]
 Checkpoint = Positional[Annotated[Path, arg(metavar="CHECKPOINT")]]
 File = Annotated[Path | None, arg(metavar="PATH")]
+Features = Annotated[FeatureName, arg(help="Network of the features (tokens, features).")]
+Depth = Annotated[int, arg(help="Levels of the tree of tokens.")]
+Ways = Annotated[
+    int,
+    arg(
+        help="Branches of each of its nodes. 12 ways at depth 4 are up to 20736 tokens: for few videos take less of "
+        "both, since a token that only one clip has says nothing about another."
+    ),
+]
+HoldOut = Annotated[float, arg(help="Part of each captioned piece, its end, that is not learned from but measured on.")]
+TestEvery = Annotated[int, arg(help="Learn nothing from every N-th video, but measure on it. 0 for none.")]
+SkipBroken = Annotated[
+    bool, arg(help="Leave out captions and videos that can't be read, and say which, instead of stopping.")
+]
 
 
 @dataclass(frozen=True)
@@ -33,27 +47,20 @@ class Tokenize:
 
     data: Data
     """The captioned videos."""
-    out: Path
-    """Folder for the results; made if needed."""
-    features: FeatureName = "random"
-    """Network of the features."""
+    out: Out
+    features: Features = "random"
     fps: Number = None
     """Frames per second that are looked at; 20 by default."""
     clip_frames: Count = None
     """Frames of a clip, each of which becomes a token; 30 by default: a token for 1.5 s."""
     frame_size: Count = None
     """Side of the square in the middle of a frame, in pixels; 112 by default."""
-    depth: int = 4
-    """Levels of the tree."""
-    ways: int = 12
-    """Branches of each node. 12 ways at depth 4 are up to 20736 tokens: for few videos take less of both, since a token
-    that only one clip has says nothing about another."""
-    skip_broken: bool = False
-    """Leave out captions and videos that can't be read, and say which, instead of stopping."""
+    depth: Depth = 4
+    ways: Ways = 12
+    skip_broken: SkipBroken = False
     seed: int = 0
     """Of k-means."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .video_use import tokenize
@@ -84,8 +91,7 @@ class Pretrain:
 
     data: Data
     """The captioned videos."""
-    out: Path
-    """Folder for the results; made if needed."""
+    out: Out
     front_end: Literal["tokens", "features", "frames"] = "tokens"
     """What a video is to the model. tokens: numbers from hierarchical k-means over features of clips, as in the paper.
     features: these features themselves, through a small transformer. frames: pixels, through a transformer that is
@@ -102,18 +108,15 @@ class Pretrain:
     """Word pieces: a BERT's vocab.txt or tokenizer.json. Learned from the captions by default."""
     vocabulary_size: int = 2000
     """How many word pieces are learned, at most."""
-    features: FeatureName = "random"
-    """Network of the features (tokens, features); `fastvfx video tokenize --help` says more."""
+    features: Features = "random"
     fps: Number = None
     """Frames per second that are looked at; 20 by default, 10 for frames."""
     clip_frames: Count = None
     """Frames of a clip: 30 for each token or feature by default; for frames 8, which the model sees all of."""
     frame_size: Count = None
     """Side of the square in the middle of a frame, in pixels; 112 by default, 64 for frames."""
-    depth: int = 4
-    """Levels of the tree of tokens."""
-    ways: int = 12
-    """Branches of each of its nodes."""
+    depth: Depth = 4
+    ways: Ways = 12
     patch: int = 8
     """Side of a patch in pixels (frames); it is 2 frames long."""
     visual_layers: int = 2
@@ -122,16 +125,13 @@ class Pretrain:
     """Its pattern (frames): all patches; time, then space, in each layer; or first layers of space, then of time."""
     hidden_vectors: Literal["regression", "contrast"] = "regression"
     """Features and frames that are hidden: predict their numbers, or tell the right one from others."""
-    hold_out: float = 0.0
-    """Part of each captioned piece, its end, that is not learned from; retrieval is then measured there too."""
-    test_every: int = 0
-    """Learn nothing from every N-th video; retrieval is then measured there too. 0 for none."""
+    hold_out: HoldOut = 0.0
+    test_every: TestEvery = 0
     max_seconds: Number = None
     """Stop after so many seconds of training (without reading and saving)."""
     max_steps: Count = None
     """Stop after so many steps; results then repeat exactly with the same seed, on the same machine and threads."""
-    resume: bool = False
-    """Go on from OUT/checkpoint.safetensors if there is one; limits count from the very beginning."""
+    resume: Resume = False
     batch: int = 32
     """Samples in a step."""
     learning_rate: float = 3e-4
@@ -142,16 +142,12 @@ class Pretrain:
     """A sample keeps every frame or token, or every second, and so on at random up to every N-th."""
     concatenate: float = 0.5
     """Probability that a sample goes on with the next caption of the same video."""
-    skip_broken: bool = False
-    """Leave out captions and videos that can't be read, and say which, instead of stopping."""
-    seed: int = 0
-    """Of everything random."""
+    skip_broken: SkipBroken = False
+    seed: Seed = 0
     device: Device = "cpu"
     """Where to train."""
     backend: Backend = "auto"
-    """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .video import pretrain
@@ -176,8 +172,7 @@ class Finetune:
     """The file that pretrain wrote."""
     data: Data
     """The captioned videos."""
-    out: Path
-    """Folder for the results; made if needed."""
+    out: Out
     task: Literal["caption", "classify"] = "caption"
     """What to learn."""
     freeze: bool = False
@@ -186,30 +181,23 @@ class Finetune:
     """Of the network that writes captions."""
     beams: int = 4
     """Sentences that are kept open when captions are written for results.json."""
-    hold_out: float = 0.0
-    """Part of each captioned piece, its end, that is not learned from but measured on."""
-    test_every: int = 0
-    """Learn nothing from every N-th video, but measure on it. 0 for none."""
+    hold_out: HoldOut = 0.0
+    test_every: TestEvery = 0
     max_seconds: Number = None
     """Stop after so many seconds of training; 300 by default."""
     max_steps: Count = None
     """Stop after so many steps."""
-    resume: bool = False
-    """Go on from OUT/checkpoint.safetensors if there is one; limits count from the very beginning."""
+    resume: Resume = False
     batch: int = 32
     """Samples in a step."""
     learning_rate: float = 3e-4
     """Of Adam; it rises over the first twentieth of the training and then falls to 0."""
-    skip_broken: bool = False
-    """Leave out captions and videos that can't be read, and say which, instead of stopping."""
-    seed: int = 0
-    """Of everything random."""
+    skip_broken: SkipBroken = False
+    seed: Seed = 0
     device: Device = "cpu"
     """Where to train."""
     backend: Backend = "auto"
-    """As in pretrain."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .video import finetune
@@ -244,13 +232,11 @@ class Caption:
     end: Number = None
     """Of that part; the end of the video by default."""
     attention: File = None
-    """With --fill, for a model of frames: a picture of where it looks for each [MASK]."""
+    """With --fill, for a model of frames: a .png of where it looks for each [MASK], a row for each video."""
     device: Device = "cpu"
     """Where to compute."""
     backend: Backend = "auto"
-    """As in pretrain."""
-    threads: Count = None
-    """Processor threads; all by default."""
+    threads: Threads = None
 
     def __call__(self) -> int:
         from .video_use import caption

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..data import Captions, read_clip
-from ..models.videobert import System, VideoBert, VideoReader, fill, load_system
-from ..models.videobert.draw import attention_of, token_sheet
+from ..models.videobert import Batch, System, VideoBert, VideoReader, fill, load_system
+from ..models.videobert.draw import token_sheet
+from ..models.videobert.draw_attention import Look, attention_over_frames, looks_for_masks, shown_frames
 from ..models.videobert.tokenfile import save_tokens
 from .common import checked_folder, prepare, progress, say, write_json
 from .errors import UserError
@@ -59,6 +60,8 @@ def tokenize(options: Tokenize) -> int:
 
 def caption(options: Caption) -> int:
     """``fastvfx video caption``. Returns the exit code."""
+    if not options.videos:
+        raise UserError("expected at least one VIDEO")
     above_zero(options, "top", "beams")
     if not options.start >= 0:
         raise UserError(f"expected --start of at least 0, got {options.start:g}")
@@ -74,14 +77,21 @@ def caption(options: Caption) -> int:
     if options.fill is not None and not isinstance(system.network, VideoBert):
         raise UserError(f"{options.checkpoint}: a {system.kind}; --fill is for checkpoints of `fastvfx video pretrain`")
     if options.attention is not None:
-        _check_attention(options, system)
+        _check_attention(options.attention, options, system)
+    looks: list[Look] = []
     for path in options.videos:
-        print(json.dumps({"video": str(path), **_say(system, path, options)}), flush=True)
+        library = system.library(path, options.start, options.end)
+        batch = system.batch_of(library)
+        print(json.dumps({"video": str(path), **_say(system, batch, options)}), flush=True)
+        if options.attention is not None and options.fill is not None:
+            frames = shown_frames(system, path, options.start, len(library.units[0]))
+            looks += looks_for_masks(system.vocabulary, batch.video, options.fill, path.name, frames)
+    if options.attention is not None:
+        attention_over_frames(options.attention, system, looks)
     return 0
 
 
-def _say(system: System, path: Path, options: Caption) -> dict[str, Any]:
-    batch = system.read(path, options.start, options.end)
+def _say(system: System, batch: Batch, options: Caption) -> dict[str, Any]:
     if system.kind == "captioner":
         return {"caption": system.captions(batch, options.beams)[0]}
     if system.kind == "classifier":
@@ -93,16 +103,16 @@ def _say(system: System, path: Path, options: Caption) -> dict[str, Any]:
         guesses = fill(system.encoder, system.vocabulary, batch, options.fill, options.top)[0]
     except ValueError as error:
         raise UserError(f"--fill: {error}") from None
-    if options.attention is not None:
-        attention_of(options.attention, system, batch.video, options.fill)
     return {"fill": [{g.piece: round(g.probability, 4) for g in places} for places in guesses]}
 
 
-def _check_attention(options: Caption, system: System) -> None:
+def _check_attention(path: Path, options: Caption, system: System) -> None:
     if options.fill is None or system.encoder.config.video.kind != "frames":
         raise UserError("--attention needs --fill and a checkpoint of `fastvfx video pretrain --front-end frames`")
-    if len(options.videos) != 1:
-        raise UserError(f"--attention makes a picture of one video, got {len(options.videos)}")
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError(f"expected --attention to be a .png file, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--attention: there is no folder {path.parent}")
 
 
 def _sheet(path: Path, reader: VideoReader, captions: Captions, tokens: dict[str, Tensor], counts: Tensor) -> None:

@@ -57,7 +57,9 @@ def line_plot(curves: Sequence[Curve], x_label: str, y_label: str) -> str:
         label_ys.append(v)
         parts.append(_text(u + 9, v + 4, curve.name, "start", curve.color))
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" style="max-width: 100%" '
+        # The name of the language: in a page it is known, in a file of its own it is not.
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
+        'style="max-width: 100%" '
         f'font-family="system-ui, sans-serif" font-size="13">{"".join(parts)}</svg>'
     )
 

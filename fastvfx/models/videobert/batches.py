@@ -121,7 +121,7 @@ class Batches:
         if self.visual.kind == "frames":
             length = self.visual.frames
             if random is None or n <= length:
-                index = np.linspace(0, n - 1, length).round().astype(np.int64)
+                index = spread(n, length)
             else:
                 rate = random.integers(1, min(config.subsample, n // length) + 1)
                 index = random.integers(n - rate * (length - 1)) + rate * np.arange(length)
@@ -143,6 +143,11 @@ class Batches:
             text += " " + segments[last].text
             parts.append(self.library.part(segments[last]))
         return text, self.fit(torch.cat(parts), random), first.label
+
+
+def spread(n: int, length: int) -> np.ndarray:
+    """``length`` of ``n`` units, evenly, the first and the last among them."""
+    return np.linspace(0, n - 1, length).round().astype(np.int64)
 
 
 @lru_cache(maxsize=4)

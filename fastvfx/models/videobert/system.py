@@ -14,7 +14,7 @@ from .. import checkpoint as files
 from .batches import Batch, BatchConfig, Batches
 from .config import DecoderConfig, VideoBertConfig
 from .finetune import Captioner, Classifier
-from .library import single
+from .library import Library, single
 from .model import VideoBert
 from .reader import ReaderConfig, VideoReader
 from .text import Vocabulary
@@ -54,13 +54,20 @@ class System:
         """The VideoBERT in it."""
         return self.network if isinstance(self.network, VideoBert) else self.network.encoder
 
-    def read(self, path: Path, start: float = 0.0, end: float | None = None) -> Batch:
-        """A part of a video file as a batch of one.
+    def read(self, path: files.PathLike, start: float = 0.0, end: float | None = None) -> Batch:
+        """A part of a video file, in seconds, as a batch of one.
 
         Raises:
             DataError: it can't be read.
         """
-        library = single(str(path), self.reader.finish(self.reader.raw(path, start, end)))
+        return self.batch_of(self.library(path, start, end))
+
+    def library(self, path: files.PathLike, start: float = 0.0, end: float | None = None) -> Library:
+        """:meth:`read`, before frames are chosen: a library of one video."""
+        return single(str(path), self.reader.finish(self.reader.raw(Path(path), start, end)))
+
+    def batch_of(self, library: Library) -> Batch:
+        """The segments of a library as they are, where the network is."""
         batches = Batches(library, self.vocabulary, self.encoder.config.video, self.batch)
         return batches.whole(library.segments).to(next(self.network.parameters()).device)
 

@@ -56,7 +56,7 @@ def fill(
     logits = model.text_logits(hidden).float()
     for number in (special.pad, special.unk, special.cls, special.sep, special.mask, special.video):
         logits[..., number] = -torch.inf
-    best = logits.softmax(-1).topk(min(top, logits.shape[-1]), -1)
+    best = logits.softmax(-1).topk(min(top, len(vocabulary.ordinary)), -1)
     return [
         [
             [Guess(vocabulary.piece(i), p) for i, p in zip(ids, values, strict=True)]
