@@ -4,6 +4,7 @@
 #include "fastvfx/filtered_lrelu.h"
 
 #include "fastvfx/workspace.h"
+#include "filtered_lrelu_lanes.h"
 #include "filtered_lrelu_plan.h"
 #include "lane_bits.h"
 #include "parallel.h"
@@ -481,6 +482,9 @@ void run_all(const FilteredLrelu& a) {
 
 void filtered_lrelu_pass(const FilteredLrelu& a) {
   if (a.planes == 0) return;
+#if defined(__AVX512F__) && defined(__GNUC__)
+  if (filtered_lrelu::lanes::takes(a)) return filtered_lrelu::lanes::run(a);
+#endif
   a.dtype == DType::f64 ? run_all<double>(a) : run_all<float>(a);
 }
 

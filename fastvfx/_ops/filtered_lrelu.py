@@ -58,6 +58,8 @@ def mask_bytes(
     height, width = _middle_size(out_size, fd, down)
     if device.type == "cuda":
         return planes * height * ((width + 15) // 16 * 4)
+    if planes >= 16:  # a kernel takes that many at once
+        planes = -(-planes // 16) * 16
     phases = math.lcm(up, down)
     before = -(left + 1) % up  # middle columns in front of the first, see ``UpAxis``
     groups = ((width + before + phases - 1) // phases + 15) // 16 * 16
