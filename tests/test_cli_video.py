@@ -145,6 +145,8 @@ def test_pretrain_writes_its_results(pretrained: Path) -> None:
     }  # fmt: skip
     for what in ("training clips", "held-out clips"):
         found = metrics[f"retrieval, {what}"]
+        assert [row["clip"] for row in found["ranks"]] == list(SCENES)
+        assert sum(row["rank"] for row in found["ranks"]) / 4 == pytest.approx(found["mean_rank"])
         assert found["captions"] == 4 and found["chance_top1"] == 0.25 and 0 <= found["top1"] <= 1
         assert 0 <= metrics[f"words filled in, {what}"]["with_video"] <= 1
     assert set(metrics["history"][0]) == {"step", "seconds", "text", "video", "joint_text", "joint_video", "alignment"}
@@ -238,6 +240,16 @@ def test_finetune_to_captions_and_write_them(
     assert "expected a checkpoint of `fastvfx video pretrain`" in mistake(
         capsys, "finetune", own, data, "--out", tmp_path / "x"
     )
+
+
+def test_captions_with_capitals_are_right(data: Path, pretrained: Path, tmp_path: Path) -> None:
+    """Word pieces in lower case cannot write them."""
+    (tmp_path / "red.mp4").write_bytes((data / "red.mp4").read_bytes())
+    (tmp_path / "captions.json").write_text('{"red.mp4": "A Picture of RED things"}')
+    arguments = ["--out", tmp_path / "run", "--max-steps", 60, "--learning-rate", "3e-3", "--batch", 4]
+    assert run("finetune", pretrained / "checkpoint.safetensors", tmp_path, *arguments) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["training clips"]["right"] == 1
 
 
 def test_finetune_to_classes(data: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

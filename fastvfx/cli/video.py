@@ -119,18 +119,20 @@ def pretrain(options: Pretrain) -> int:
     if interrupted:
         return _interrupted(trainer, out)
     if trainer.history:
-        loss_curves(out / "loss.png", trainer.history, "Pre-training")
-    results = {}
+        squares = config.video.kind != "tokens" and options.hidden_vectors == "regression"
+        unit = "nats; of video, mean squared errors" if squares else "nats"
+        loss_curves(out / "loss.png", trainer.history, "Pre-training", unit)
+    results, names = {}, {}
     for what, part in (("training clips", learned), ("held-out clips", held)):
+        names[what] = [_name(part, segment) for segment in part.segments]
         if part.segments:
-            results[what] = retrieval(model, trainer.batches, part.segments, library.texts)
-            metrics[f"retrieval, {what}"] = results[what].summary()
+            result = results[what] = retrieval(model, trainer.batches, part.segments, library.texts)
+            ranks = [
+                {"clip": name, "rank": rank} for name, rank in zip(names[what], result.ranks.tolist(), strict=True)
+            ]
+            metrics[f"retrieval, {what}"] = {**result.summary(), "ranks": ranks}
             metrics[f"words filled in, {what}"] = fill_accuracy(model, trainer.batches, part.segments)
     write_json(out / METRICS, metrics)
-    names = {
-        what: [_name(part, s) for s in part.segments]
-        for what, part in (("training clips", learned), ("held-out clips", held))
-    }
     retrieval_map(out / "retrieval.png", results, names)
     if config.video.kind == "frames":
         _draw_attention(out / "attention.png", trainer, held if held.segments else learned, captions)
@@ -180,13 +182,13 @@ def finetune(options: Finetune) -> int:
     if interrupted:
         return _interrupted(trainer, out)
     if trainer.history:
-        loss_curves(out / "loss.png", trainer.history, f"Fine-tuning: {options.task}")
+        loss_curves(out / "loss.png", trainer.history, f"Fine-tuning: {options.task}", "nats")
     rows, told = [], []
     for what, part in (("training clips", learned), ("held-out clips", held)):
         if part.segments:
             said = [_said(system, trainer.batches, segment, options.beams) for segment in part.segments]
             rows += [_row(part, segment, what, words) for segment, words in zip(part.segments, said, strict=True)]
-            right = [_right(part, segment, options.task) for segment in part.segments]
+            right = [_right(system, part, segment) for segment in part.segments]
             score = {"right": sum(a == b for a, b in zip(said, right, strict=True)) / len(said)}
             if options.task == "caption":
                 score["bleu4"] = bleu(said, right)
@@ -384,8 +386,11 @@ def _said(system: System, batches: Batches, segment: Segment, beams: int) -> str
     return system.captions(batch, beams)[0]
 
 
-def _right(library: Library, segment: Segment, task: str) -> str:
-    return library.labels[segment.label] if task == "classify" else segment.text
+def _right(system: System, library: Library, segment: Segment) -> str:
+    """As the system would say it: its word pieces may know no capitals."""
+    if system.kind == "classifier":
+        return library.labels[segment.label]
+    return system.vocabulary.decode(system.vocabulary.encode(segment.text))
 
 
 def _row(library: Library, segment: Segment, what: str, said: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ GRAY = "#475569"
 PURPOSE = "pictures"
 
 
-def loss_curves(path: PathLike, history: Sequence[dict[str, float]], title: str = "") -> None:
+def loss_curves(path: PathLike, history: Sequence[dict[str, float]], title: str, unit: str) -> None:
     """A curve for each term, over steps: means of neighbours, so that they can be read, on a faint trace of all."""
     figure = new_figure(7.6, 3.9)
     axes = figure.add_subplot()
@@ -33,9 +33,9 @@ def loss_curves(path: PathLike, history: Sequence[dict[str, float]], title: str 
         y = [sum(row[name] for row in group) / len(group) for group in groups]
         axes.plot(x, y, color=color, lw=1.8, label=name.replace("_", " "))
     last = history[-1]
-    axes.set_title(title or "Training", loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_title(f"{last['step']:.0f} steps, {last['seconds']:.0f} s", loc="right", fontsize=9, color=GRAY)
-    axes.set(xlabel="step", ylabel="term of the loss", ylim=(0, None), xlim=(0, last["step"]))
+    axes.set(xlabel="step", ylabel=f"term of the loss, {unit}", ylim=(0, None), xlim=(0, last["step"]))
     axes.grid(color="#e3e7eb", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=2)
@@ -52,9 +52,9 @@ def retrieval_map(path: PathLike, results: dict[str, Retrieval], names: dict[str
         names: of the clips of each.
     """
     rows = max(len(r.right) for r in results.values())
-    figure = new_figure(1.8 + 4.0 * len(results), 2.1 + min(8.0, 0.17 * rows + 0.6))
-    figure.suptitle("Which caption fits which clip", x=0.02, ha="left", fontsize=12, fontweight="bold")
-    shown = []
+    figure = new_figure(2.0 + 3.6 * len(results), 2.3 + min(8.0, 0.17 * rows + 0.6), layout="constrained")
+    figure.suptitle("Which caption fits which clip", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    shown, named = [], None
     for i, (what, result) in enumerate(results.items()):
         axes = figure.add_subplot(1, len(results), i + 1)
         n = result.scores.shape[1]
@@ -63,19 +63,19 @@ def retrieval_map(path: PathLike, results: dict[str, Retrieval], names: dict[str
         y = np.arange(len(result.right))
         axes.scatter(result.right, y, marker="s", s=26, facecolors="none", edgecolors="#ea580c", linewidths=1.6)
         axes.set_title(
-            f"{what}: {len(result.right)} clips, {n} captions\n"
-            f"right caption first {result.top1:.0%} (chance {result.chance1:.0%}), "
-            f"among five {result.top5:.0%} ({result.chance5:.0%})",
+            f"{len(result.right)} {what}, {n} captions\n"
+            f"right one first: {result.top1:.0%} (chance {result.chance1:.0%})\n"
+            f"among five: {result.top5:.0%} (chance {result.chance5:.0%})",
             fontsize=9,
             loc="left",
         )
-        axes.set_xlabel("captions, in the order of the clips; framed: the right one", fontsize=8)
+        axes.set_xlabel("captions; framed: the right one", fontsize=8)
         axes.set_xticks([])
-        few = len(result.right) <= 40
-        axes.set_yticks(y if few else [], names[what] if few else [], fontsize=7)
+        told = len(y) <= 40 and names[what] != named  # once, where the clips are the same
+        axes.set_yticks(y if told else [], names[what] if told else [], fontsize=7)
+        named = names[what]
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    figure.tight_layout()
     bar = figure.colorbar(shown[0][1], ax=[axes for axes, _ in shown], shrink=0.5, aspect=30, pad=0.015)
     bar.set_label("rank of the caption, 1 fits best", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -99,9 +99,9 @@ def token_sheet(path: PathLike, tokens: Sequence[tuple[str, Sequence[Tensor]]]) 
     save_figure(figure, path, dpi=64)
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, layout: str | None = None) -> Any:
     """Without pyplot, which would keep it and might look for a screen."""
-    figure = require("matplotlib.figure", extra="cli", purpose=PURPOSE).Figure(figsize=(width, height))
+    figure = require("matplotlib.figure", extra="cli", purpose=PURPOSE).Figure((width, height), layout=layout)
     require("matplotlib.backends.backend_agg", extra="cli", purpose=PURPOSE).FigureCanvasAgg(figure)
     return figure
 

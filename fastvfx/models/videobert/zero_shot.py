@@ -97,6 +97,7 @@ class Retrieval:
         top1, top5: parts of the segments.
         chance1, chance5: what a blind choice would reach.
         mean_rank: of the right text, from 1.
+        ranks: (segments,) of the right text; between those of texts that fit equally well.
     """
 
     scores: Tensor
@@ -106,6 +107,7 @@ class Retrieval:
     chance1: float
     chance5: float
     mean_rank: float
+    ranks: Tensor
 
     def summary(self) -> dict[str, float]:
         """For JSON."""
@@ -136,6 +138,7 @@ def retrieval(model: VideoBert, batches: Batches, segments: Sequence[Segment], t
         1 / n,
         min(1.0, 5 / n),
         float(rank.double().mean()),
+        rank,
     )
 
 
