@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -10,11 +11,45 @@ from torch import Tensor
 from . import _ext
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The symbols are torch.compile's.
+NUMBERS = (float, int, torch.SymFloat, torch.SymInt, Real)
+INTEGERS = (int, torch.SymInt, Integral)
 
 
 def is_tensor(op: str, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"fastvfx.{op}: expected {name} to be a torch.Tensor, got {type(value).__name__}")
+        raise _type_error(op, name, "a torch.Tensor", value)
+
+
+def is_number(op: str, **values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, NUMBERS):
+            raise _type_error(op, name, "a number", value)
+
+
+def is_number_or_none(op: str, **values: object) -> None:
+    is_number(op, **{name: value for name, value in values.items() if value is not None})
+
+
+def is_int(op: str, **values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, INTEGERS):
+            raise _type_error(op, name, "an int", value)
+
+
+def is_bool(op: str, **values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise _type_error(op, name, "a bool", value)
+
+
+def is_one_of(op: str, name: str, value: object, choices: Iterable[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"fastvfx.{op}: expected {name} to be one of {', '.join(choices)}, got {value!r}")
+
+
+def _type_error(op: str, name: str, wanted: str, value: object) -> TypeError:
+    return TypeError(f"fastvfx.{op}: expected {name} to be {wanted}, got {type(value).__name__}")
 
 
 def is_float(op: str, **tensors: Tensor | None) -> None:
@@ -32,7 +67,10 @@ def same_device(op: str, **tensors: Tensor | None) -> torch.device:
     """The device that all tensors share."""
     first_name, first = next((n, t) for n, t in tensors.items() if t is not None)
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != first.device:
+        if tensor is None:
+            continue
+        is_tensor(op, name, tensor)
+        if tensor.device != first.device:
             raise ValueError(
                 f"fastvfx.{op}: expected {name} on {first.device} like {first_name}, got it on {tensor.device}"
             )

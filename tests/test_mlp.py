@@ -283,7 +283,7 @@ def _bad_calls():
         ("w-empty", ValueError, r"expected weights\[0\] of shape", (x, [torch.zeros(0, 8)])),
         ("no-weights", ValueError, "expected 1 to 16 weights, got 0", (x, [])),
         ("many", ValueError, "expected 1 to 16 weights, got 17", (x, [torch.zeros(8, 8)] * (MAX_LAYERS + 1))),
-        ("one-tensor", TypeError, "sequences of tensors", (x, w[0])),
+        ("one-tensor", TypeError, "weights to be a sequence of tensors", (x, w[0])),
         ("x-list", TypeError, "expected x to be a torch.Tensor, got list", ([1.0], w)),
         ("x-int", TypeError, "expected x of dtype float32, .* got torch.int64", (x.long(), w)),
         ("w-mixed", TypeError, r"expected weights\[1\] of dtype torch.float32", (x, [w[0], w[1].half()])),

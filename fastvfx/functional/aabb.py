@@ -38,12 +38,13 @@ def ray_aabb_intersect(
     Not differentiable.
 
     Raises:
-        TypeError: an argument is no tensor or not of the dtype of ``rays_o``.
+        TypeError: an argument is no tensor, not of the dtype of ``rays_o``, or an option no number.
         ValueError: shapes or devices do not fit.
 
     >>> t_mins, t_maxs, hits = fastvfx.ray_aabb_intersect(rays_o, rays_d, torch.tensor([[-1.0, -1, -1, 1, 1, 1]]))
     """
     op = "ray_aabb_intersect"
+    _check.is_number(op, miss_value=miss_value)
     rays_o, rays_d, aabbs = checked_rays(op, rays_o, rays_d, aabbs)
     near, nears = per_ray(op, "near", near, rays_o)
     far, fars = per_ray(op, "far", far, rays_o)
@@ -73,6 +74,7 @@ def checked_rays(op: str, rays_o: Tensor, rays_d: Tensor, aabbs: Tensor) -> tupl
 def per_ray(op: str, name: str, value: float | Tensor, rays_o: Tensor) -> tuple[float, Tensor | None]:
     """A distance that is a number or one for each ray, as (number, tensor or None)."""
     if not isinstance(value, Tensor):
+        _check.is_number(op, **{name: value})
         if math.isnan(value):
             raise ValueError(f"fastvfx.{op}: expected {name} to be a number, got nan")
         return float(value), None

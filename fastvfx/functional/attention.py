@@ -88,7 +88,8 @@ def spatiotemporal_attention(
     channels a head (the formula takes the rest); a NaN that only the pattern hides may reach near queries there.
 
     Raises:
-        TypeError: an argument is no tensor, or has a dtype that does not go with the others.
+        TypeError: an argument is no tensor, has a dtype that does not go with the others, or an option has another
+            type.
         ValueError: shapes, devices or options do not fit each other, or the pattern does not fit the grid.
 
     >>> q, k, v = torch.randn(2, 8, 14, 14, 3 * 4, 64).chunk(3, -2)

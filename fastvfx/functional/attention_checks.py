@@ -60,6 +60,11 @@ def _wrong(what: str, got: object) -> ValueError:
 
 def flat(name: str, x: Tensor, grid: Sequence[int] | None, grid_name: str) -> tuple[Tensor, Grid | None]:
     """x as (B, N, heads, dim), and the grid of its tokens if it is known."""
+    if grid is not None:
+        if not isinstance(grid, Sequence) or len(grid) != 3:
+            raise _wrong(f"{grid_name} to be three sizes (T, H, W)", repr(grid))
+        for n in grid:
+            _check.is_int(OP, **{grid_name: n})
     if x.dim() == 6:
         t, h, w = x.shape[1:4]
         if grid is not None and tuple(grid) != (t, h, w):
@@ -69,7 +74,7 @@ def flat(name: str, x: Tensor, grid: Sequence[int] | None, grid_name: str) -> tu
         raise _wrong(f"{name} of shape (batch, T, H, W, heads, dim) or (batch, tokens, heads, dim)", tuple(x.shape))
     if grid is None:
         return x, None
-    if len(tuple(grid)) != 3 or any(n < 0 for n in grid):
+    if any(n < 0 for n in grid):
         raise _wrong(f"{grid_name} to be three sizes (T, H, W)", tuple(grid))
     t, h, w = grid
     if t * h * w != x.shape[1]:
@@ -151,8 +156,7 @@ def rotary(
     table: Tensor | None, kv_table: Tensor | bool | None, inputs: Inputs, pairs: str
 ) -> tuple[Tensor | None, Tensor | None]:
     """Tables of queries and keys; the first serves both if they are as many."""
-    if pairs not in ("neighbours", "halves"):
-        raise _wrong("rotary_pairs to be 'neighbours' or 'halves'", repr(pairs))
+    _check.is_one_of(OP, "rotary_pairs", pairs, ("neighbours", "halves"))
     n_q, n_k, dim = inputs.q.shape[1], inputs.k.shape[1], inputs.q.shape[3]
     if kv_table is None and table is not None:
         if n_q != n_k:
@@ -196,11 +200,9 @@ def same_device(inputs: Inputs, **others: Tensor | None) -> None:
 
 
 def options(scale: Any, dropout: Any, seed: Any, softcap: Any) -> None:
-    for name, x in (("scale", scale), ("dropout", dropout), ("softcap", softcap)):
-        if isinstance(x, Tensor):
-            raise TypeError(f"fastvfx.{OP}: expected {name} to be a number, got a tensor")
-    if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)):
-        raise TypeError(f"fastvfx.{OP}: expected seed to be an int, got {type(seed).__name__}")
+    _check.is_number(OP, dropout=dropout, softcap=softcap)
+    _check.is_number_or_none(OP, scale=scale)
+    _check.is_int(OP, seed=seed)
     if not 0 <= dropout < 1:
         raise _wrong("dropout from 0 to below 1", dropout)
     if not 0 <= softcap < math.inf:

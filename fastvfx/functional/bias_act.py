@@ -63,7 +63,7 @@ def bias_act(
     lose too many digits.
 
     Raises:
-        TypeError: ``x`` or ``b`` is no tensor of floats.
+        TypeError: ``x`` or ``b`` is no tensor of floats, or an option no number.
         ValueError: the bias does not fit, ``act`` is unknown, ``clamp`` is negative, or a number is not finite.
 
     >>> fastvfx.bias_act(torch.randn(4, 64, 32, 32), torch.zeros(64), act="lrelu", clamp=256)
@@ -73,6 +73,7 @@ def bias_act(
     _check.is_float(op, x=x, b=b)
     _check.same_device(op, x=x, b=b)
     if b is not None:
+        _check.is_int(op, dim=dim)
         if not -x.dim() <= dim < x.dim():
             raise ValueError(f"fastvfx.{op}: expected dim to be a dimension of x of shape {tuple(x.shape)}, got {dim}")
         if b.dim() != 1 or b.shape[0] != x.shape[dim]:
@@ -261,8 +262,8 @@ def checked_activation(
     op: str, act: str, alpha: float | None, gain: float | None, clamp: float | None
 ) -> tuple[float, float]:
     """``alpha`` and ``gain`` with their defaults filled in, or an error that names what is wrong."""
-    if act not in ACTIVATIONS:
-        raise ValueError(f"fastvfx.{op}: expected act to be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+    _check.is_one_of(op, "act", act, ACTIVATIONS)
+    _check.is_number_or_none(op, alpha=alpha, gain=gain, clamp=clamp)
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"fastvfx.{op}: expected clamp to be None or at least 0, got {clamp}")
     for name, value in {"alpha": alpha, "gain": gain}.items():

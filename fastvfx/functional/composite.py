@@ -80,7 +80,7 @@ def composite(
     ray. The gradient is exact at alpha = 1.
 
     Raises:
-        TypeError: an argument is no tensor or has a dtype that is not listed.
+        TypeError: an argument is no tensor, has a dtype that is not listed, or an option is of another type.
         ValueError: shapes, devices or options do not fit; on the CPU also if ``offsets`` is not sorted or does not end
             at ``n_samples``. On a GPU that would cost a synchronisation: there such a ray comes out as NaN.
 
@@ -144,8 +144,9 @@ def _composite(
 ) -> CompositeOutput:
     if depth == "median":
         depth, depth_threshold = "first_hit", 0.5
-    if depth not in DEPTH_MODE:
-        raise ValueError(f"fastvfx.{op}: expected depth to be one of {', '.join(DEPTH_MODE)} or median, got {depth!r}")
+    _check.is_one_of(op, "depth", depth, (*DEPTH_MODE, "median"))
+    _check.is_number(op, depth_threshold=depth_threshold, early_stop_eps=early_stop_eps)
+    _check.is_bool(op, return_weights=return_weights, return_transmittance=return_transmittance, padded=padded)
     if not 0 < depth_threshold <= 1:
         raise ValueError(f"fastvfx.{op}: expected depth_threshold in (0, 1], got {depth_threshold}")
     if not 0 <= early_stop_eps < 1:

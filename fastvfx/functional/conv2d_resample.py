@@ -57,7 +57,7 @@ def conv2d_resample(
     Differentiable in ``x``, ``w`` and ``f`` to any order.
 
     Raises:
-        TypeError: a tensor is none, or has no float dtype.
+        TypeError: a tensor is none or has no float dtype, or an option is of another type.
         ValueError: shapes or options do not fit, or the padded image is smaller than the kernel or the filter.
     """
     op = "conv2d_resample"
@@ -70,6 +70,8 @@ def conv2d_resample(
     _check.same_device(op, x=x, w=w)
     if w.dim() != 4:
         raise ValueError(f"fastvfx.{op}: expected w of shape (O, I / groups, kh, kw), got {tuple(w.shape)}")
+    _check.is_int(op, groups=groups)
+    _check.is_bool(op, flip_weight=flip_weight, flip_filter=flip_filter)
     if groups < 1 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
         raise ValueError(
             f"fastvfx.{op}: expected w of shape (O, I / groups, kh, kw) with I={x.shape[1]} and O a multiple of "

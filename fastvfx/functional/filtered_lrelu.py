@@ -53,7 +53,7 @@ def filtered_lrelu(
     Differentiable in ``x``, ``b``, ``fu`` and ``fd`` to any order.
 
     Raises:
-        TypeError: a tensor is none, or has no float dtype.
+        TypeError: a tensor is none or has no float dtype, or an option is of another type.
         ValueError: shapes or options do not fit, or the padded image is smaller than a filter.
 
     >>> f = fastvfx.functional.setup_filter([1, 3, 3, 1])
@@ -70,6 +70,8 @@ def filtered_lrelu(
     _check.same_device(op, x=x, b=b)
     if b is not None and b.shape != (x.shape[1],):
         raise ValueError(f"fastvfx.{op}: expected b of shape (C,) with C={x.shape[1]}, got {tuple(b.shape)}")
+    _check.is_number_or_none(op, clamp=clamp)
+    _check.is_bool(op, flip_filter=flip_filter)
     is_finite(op, "gain", gain)
     is_finite(op, "slope", slope)
     if clamp is not None and not clamp >= 0:

@@ -79,12 +79,10 @@ def frequency(x: Tensor, n_frequencies: int = 12, *, mode: Mode = "tcnn", includ
 
 def checked_options(op: str, n_frequencies: int, mode: str, include_input: bool | None) -> bool:
     """Whether the input is included, or an error that names what is wrong."""
-    if isinstance(n_frequencies, bool) or not isinstance(n_frequencies, int):
-        raise TypeError(f"fastvfx.{op}: expected n_frequencies to be an int, got {type(n_frequencies).__name__}")
+    _check.is_int(op, n_frequencies=n_frequencies)
     if not 1 <= n_frequencies <= MAX_FREQUENCIES:
         raise ValueError(f"fastvfx.{op}: expected n_frequencies from 1 to {MAX_FREQUENCIES}, got {n_frequencies}")
-    if mode not in LAYOUT:
-        raise ValueError(f"fastvfx.{op}: expected mode to be one of {', '.join(LAYOUT)}, got {mode!r}")
+    _check.is_one_of(op, "mode", mode, LAYOUT)
     return INCLUDES_INPUT[mode] if include_input is None else bool(include_input)
 
 

@@ -47,18 +47,15 @@ def grid_sample(
     Differentiable in ``input`` and ``grid`` to any order.
 
     Raises:
-        TypeError: a tensor is none, or has no float dtype.
+        TypeError: a tensor is none or has no float dtype, or an option is of another type.
         ValueError: shapes, devices or options do not fit, or there are no pixels to sample.
     """
     op = "grid_sample"
     _check.is_float(op, input=input, grid=grid)
     _check.same_device(op, input=input, grid=grid)
-    if mode not in _MODES:
-        raise ValueError(f"fastvfx.{op}: expected mode to be one of {', '.join(_MODES)}, got {mode!r}")
-    if padding_mode not in _PADDING_MODES:
-        raise ValueError(
-            f"fastvfx.{op}: expected padding_mode to be one of {', '.join(_PADDING_MODES)}, got {padding_mode!r}"
-        )
+    _check.is_one_of(op, "mode", mode, _MODES)
+    _check.is_one_of(op, "padding_mode", padding_mode, _PADDING_MODES)
+    _check.is_bool(op, align_corners=align_corners)
     if input.dim() != 4 or 0 in input.shape[2:]:
         raise ValueError(f"fastvfx.{op}: expected input of shape (N, C, H, W) with pixels, got {tuple(input.shape)}")
     if grid.dim() != 4 or grid.shape[0] != input.shape[0] or grid.shape[3] != 2:

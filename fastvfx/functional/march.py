@@ -94,7 +94,7 @@ def march_rays(
     2^40th are not looked at.
 
     Raises:
-        TypeError: an argument is no tensor or not of the dtype that is listed.
+        TypeError: an argument is no tensor, not of the dtype that is listed, or an option no number.
         ValueError: shapes, devices or options do not fit; on the CPU also if a box is empty or not finite. On a GPU
             that would cost a synchronisation: there no ray has samples in such a box.
 
@@ -116,6 +116,12 @@ def march_rays(
         raise ValueError(f"fastvfx.{op}: expected fewer than 2**31 rays, got {n_rays}")
     near, nears = per_ray(op, "near", near, rays_o)
     far, fars = per_ray(op, "far", far, rays_o)
+    _check.is_number(op, step_size=step_size, cone_angle=cone_angle, max_step_size=max_step_size)
+    for name, value in {"max_samples_per_ray": max_samples_per_ray, "capacity": capacity}.items():
+        if value is not None:
+            _check.is_int(op, **{name: value})
+    if jitter_seed is not None and seed_tensor is None:
+        _check.is_int(op, jitter_seed=jitter_seed)
     _check_steps(op, float(step_size), float(cone_angle), float(max_step_size))
     if nears is None and not math.isfinite(near):
         raise ValueError(f"fastvfx.{op}: expected a finite near, got {near}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .. import _check
@@ -29,7 +31,7 @@ def minibatch_stddev(x: Tensor, group_size: int | None = 4, num_channels: int = 
     it once, on images of 4x4.
 
     Raises:
-        TypeError: ``x`` is no tensor of floats.
+        TypeError: ``x`` is no tensor of floats, or an option no int.
         ValueError: ``x`` is not 4-D, N is no multiple of the group size, or C none of ``num_channels``.
 
     >>> fastvfx.functional.minibatch_stddev(torch.randn(8, 512, 4, 4)).shape  # (8, 513, 4, 4)
@@ -38,8 +40,12 @@ def minibatch_stddev(x: Tensor, group_size: int | None = 4, num_channels: int = 
     _check.is_float(op, x=x)
     if x.dim() != 4:
         raise ValueError(f"fastvfx.{op}: expected x of shape (N, C, H, W), got {tuple(x.shape)}")
+    value: Any
     for name, value in {"group_size": group_size, "num_channels": num_channels}.items():
-        if value is not None and value < 1:
+        if value is None and name == "group_size":
+            continue
+        _check.is_int(op, **{name: value})
+        if value < 1:
             raise ValueError(f"fastvfx.{op}: expected {name} of at least 1, got {value}")
     n, channels = x.shape[:2]
     group = max(n if group_size is None else min(group_size, n), 1)

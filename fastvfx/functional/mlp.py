@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -109,12 +109,11 @@ def _checked(
     output_activation: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     for name, kind in (("activation", activation), ("output_activation", output_activation)):
-        if kind not in ACTIVATION:
-            raise ValueError(f"fastvfx.mlp: expected {name} to be one of {', '.join(ACTIVATION)}, got {kind!r}")
-    if isinstance(weights, Tensor) or isinstance(biases, Tensor):
-        raise TypeError(
-            "fastvfx.mlp: expected weights and biases to be sequences of tensors, one a layer, got a tensor"
-        )
+        _check.is_one_of("mlp", name, kind, ACTIVATION)
+    for name, params in (("weights", weights), ("biases", () if biases is None else biases)):
+        if not isinstance(params, Iterable) or isinstance(params, Tensor):
+            got = type(params).__name__
+            raise TypeError(f"fastvfx.mlp: expected {name} to be a sequence of tensors, one a layer, got {got}")
     weights, biases = list(weights), [] if biases is None else list(biases)
     if not 1 <= len(weights) <= MAX_LAYERS:
         raise ValueError(f"fastvfx.mlp: expected 1 to {MAX_LAYERS} weights, got {len(weights)}")

@@ -76,7 +76,7 @@ def modulated_conv2d(
     order.
 
     Raises:
-        TypeError: a tensor is none, or has no float dtype.
+        TypeError: a tensor is none or has no float dtype, or an option is of another type.
         ValueError: shapes, devices or options do not fit.
 
     >>> fastvfx.modulated_conv2d(x, weight, styles, padding=1, bias=b, act="lrelu", clamp=256)
@@ -85,6 +85,7 @@ def modulated_conv2d(
     up, _ = checked_factor(op, "up", up)
     down, _ = checked_factor(op, "down", down)
     pads = checked_padding(op, padding)
+    _check.is_bool(op, demodulate=demodulate, flip_weight=flip_weight, normalize=normalize)
     alpha, gain = checked_activation(op, act, alpha, gain, clamp)
     check_images(op, x)
     check_filter(op, "resample_filter", resample_filter, x)
@@ -92,9 +93,10 @@ def modulated_conv2d(
     _check.is_float(op, **tensors)
     _check.same_device(op, x=x, **tensors)
     n, channels = x.shape[:2]
-    if weight.dim() != 4 or weight.shape[1] != channels:
+    if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
         raise ValueError(
-            f"fastvfx.{op}: expected weight of shape (O, I, kh, kw) with I={channels}, got {tuple(weight.shape)}"
+            f"fastvfx.{op}: expected weight of shape (O, I, kh, kw) with I={channels} and no 0, "
+            f"got {tuple(weight.shape)}"
         )
     _check.has_shape(op, "styles", styles, (n, channels), lambda: f"(N, I) with N={n}, I={channels}")
     out_channels = weight.shape[0]

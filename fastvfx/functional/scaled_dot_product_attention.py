@@ -60,6 +60,9 @@ def scaled_dot_product_attention(
     axes = _checked(op, query, key, value, attn_mask)
     if is_causal and attn_mask is not None:
         raise ValueError(f"fastvfx.{op}: expected attn_mask or is_causal, got both")
+    _check.is_number(op, dropout_p=dropout_p)
+    _check.is_number_or_none(op, scale=scale)
+    _check.is_bool(op, is_causal=is_causal, enable_gqa=enable_gqa)
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"fastvfx.{op}: expected dropout_p in [0, 1], got {dropout_p}")
     if torch.is_autocast_enabled(query.device.type) and query.dtype is not torch.float64:

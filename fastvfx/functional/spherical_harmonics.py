@@ -71,14 +71,11 @@ def spherical_harmonics(
 
 def checked_options(op: str, degree: int, mode: str, input_range: str) -> tuple[bool, bool]:
     """``(condon_shortley, unit_range)``, or an error that names what is wrong."""
-    if isinstance(degree, bool) or not isinstance(degree, int):
-        raise TypeError(f"fastvfx.{op}: expected degree to be an int, got {type(degree).__name__}")
+    _check.is_int(op, degree=degree)
     if not 1 <= degree <= 8:
         raise ValueError(f"fastvfx.{op}: expected degree from 1 to 8, got {degree}")
-    if mode not in CONDON_SHORTLEY:
-        raise ValueError(f"fastvfx.{op}: expected mode to be one of {', '.join(CONDON_SHORTLEY)}, got {mode!r}")
-    if input_range not in ("signed", "unit"):
-        raise ValueError(f"fastvfx.{op}: expected input_range to be signed or unit, got {input_range!r}")
+    _check.is_one_of(op, "mode", mode, CONDON_SHORTLEY)
+    _check.is_one_of(op, "input_range", input_range, ("signed", "unit"))
     return CONDON_SHORTLEY[mode], input_range == "unit"
 
 

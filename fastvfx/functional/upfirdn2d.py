@@ -97,7 +97,8 @@ def upfirdn2d(
     Differentiable in ``x`` and ``f`` to any order.
 
     Raises:
-        TypeError: ``x`` or ``f`` is no tensor of floats, a factor or a pad no integer.
+        TypeError: ``x`` or ``f`` is no tensor of floats, a factor or a pad no integer, or an option has
+            another type.
         ValueError: shapes or options do not fit, or the padded image is smaller than the filter.
 
     >>> f = fastvfx.functional.setup_filter([1, 3, 3, 1])
@@ -108,6 +109,8 @@ def upfirdn2d(
     pads = checked_padding(op, padding)
     check_images(op, x)
     check_filter(op, "f", f, x)
+    _check.is_bool(op, flip_filter=flip_filter)
+    is_finite(op, "gain", gain)
     fh, fw = filter_size(f)
     height = x.shape[2] * up_xy[1] + pads[2] + pads[3]
     width = x.shape[3] * up_xy[0] + pads[0] + pads[1]
@@ -274,5 +277,6 @@ def check_filter(op: str, name: str, f: Tensor | None, x: Tensor) -> None:
 
 
 def is_finite(op: str, name: str, value: float) -> None:
+    _check.is_number(op, **{name: value})
     if value - value != 0:  # torch.compile traces this with symbolic numbers, unlike math.isfinite
         raise ValueError(f"fastvfx.{op}: expected {name} to be a finite number, got {value}")
