@@ -339,7 +339,11 @@ BASE = {"x": torch.zeros(2, 4, 8, 8), "weight": torch.zeros(3, 4, 3, 3), "styles
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.zeros(2, 5, 8, 8)}, ValueError, r"expected weight of shape \(O, I, kh, kw\) with I=5, got \(3, 4"),
+        (
+            {"x": torch.zeros(2, 5, 8, 8)},
+            ValueError,
+            r"expected weight of shape \(O, I, kh, kw\) with I=5, none of them 0, got \(3, 4",
+        ),
         ({"x": [1.0]}, TypeError, r"expected x to be a torch.Tensor, got list"),
         ({"weight": torch.zeros(3, 4)}, ValueError, r"expected weight of shape .*got \(3, 4\)"),
         ({"weight": torch.zeros(3, 4, 3, 3, dtype=torch.int8)}, TypeError, r"expected weight of dtype float32.*int8"),

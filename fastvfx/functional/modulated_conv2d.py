@@ -95,7 +95,7 @@ def modulated_conv2d(
     n, channels = x.shape[:2]
     if weight.dim() != 4 or weight.shape[1] != channels or 0 in weight.shape:
         raise ValueError(
-            f"fastvfx.{op}: expected weight of shape (O, I, kh, kw) with I={channels} and no 0, "
+            f"fastvfx.{op}: expected weight of shape (O, I, kh, kw) with I={channels}, none of them 0, "
             f"got {tuple(weight.shape)}"
         )
     _check.has_shape(op, "styles", styles, (n, channels), lambda: f"(N, I) with N={n}, I={channels}")
