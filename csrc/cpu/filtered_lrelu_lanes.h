@@ -83,7 +83,13 @@ class Planes {
       const int64_t columns = min_of<int64_t>(kLanes, n - c);
       for (int l = 0; l < kLanes; ++l) {
         const T* row = from + l * stride_ + c;
-        for (int64_t i = 0; i < kLanes; ++i) block[l * kLanes + i] = l < live_ && i < columns ? to_acc(row[i]) : 0.0f;
+        float* to_row = block + l * kLanes;
+        if (l < live_ && columns == kLanes) {
+          FVX_SIMD
+          for (int i = 0; i < kLanes; ++i) to_row[i] = to_acc(row[i]);
+        } else {
+          for (int i = 0; i < kLanes; ++i) to_row[i] = l < live_ && i < columns ? to_acc(row[i]) : 0.0f;
+        }
       }
       tile_from_rows(block, kLanes, tile);
       for (int64_t i = 0; i < columns; ++i) store_pack(to + (c + i) * kLanes, load_pack(tile + i * kLanes) + bias);
@@ -109,7 +115,12 @@ class Planes {
     rows_from_tile(tile, kLanes, block);
     for (int l = 0; l < live_; ++l) {
       T* row = to + l * stride_;
-      for (int64_t i = 0; i < columns; ++i) row[i] = from_acc<T>(block[l * kLanes + i]);
+      if (columns == kLanes) {
+        FVX_SIMD
+        for (int i = 0; i < kLanes; ++i) row[i] = from_acc<T>(block[l * kLanes + i]);
+      } else {
+        for (int64_t i = 0; i < columns; ++i) row[i] = from_acc<T>(block[l * kLanes + i]);
+      }
     }
   }
 
@@ -132,6 +143,22 @@ class Planes {
   int live_;
 };
 
+// A row of 16 planes that is needed soon. Memory answers while sums are made, if it is asked for a few lines at a time.
+struct Ahead {
+  const char* first;   // null for nothing
+  int64_t plane, row;  // bytes from one plane to the next, and of the row
+
+  // Part `begin` to `end` of `all` of it.
+  template <int kWrite>
+  void fetch(int64_t begin, int64_t end, int64_t all) const {
+    if (!first) return;
+    const int64_t lines = row / 64 + 1;
+    for (int64_t i = kLanes * lines * begin / all; i < kLanes * lines * end / all; ++i) {
+      __builtin_prefetch(first + i / lines * plane + i % lines * 64, kWrite, 2);
+    }
+  }
+};
+
 // Two rows of middle pixels on their way along x. kSkip: middle pixels in front of the first output, modulo kDown.
 template <int kUp, int kDown, int kSkip, SlopeMask mode>
 struct PairOfRows {
@@ -141,6 +168,7 @@ struct PairOfRows {
   float slope, clamp;               // clamp: infinite for none
   float* to[2];                     // (outputs, 16)
   SlopeBits* bits[2];               // of the middle pixels
+  Ahead in, out;
 
   void run(int64_t steps) {
     constexpr int kGroups = kUp >= kDown ? 1 : kDown / kUp, kSteps = kUp * kGroups;
@@ -150,9 +178,11 @@ struct PairOfRows {
     V sums[2][kTerms];
     for (int k = 0; k < kTerms; ++k) sums[0][k] = sums[1][k] = V{};
     const V slopes = all_lanes(slope), most = all_lanes(clamp), least = all_lanes(-clamp);
-    int64_t out = 0;
+    int64_t n = 0;  // pixels that have left
     for (int64_t first = 0; first < steps * kGroups; first += kBlock) {
       const int64_t groups = min_of<int64_t>(kBlock, steps * kGroups - first);
+      in.fetch<0>(first, first + groups, steps * kGroups);
+      out.fetch<1>(first, first + groups, steps * kGroups);
       make_columns(first + kTerms - 1, groups, columns);
       SlopeBits* of_block[2] = {bits[0] + first * kUp, bits[1] + first * kUp};
       for (int64_t group = 0; group < groups; group += kGroups) {
@@ -180,12 +210,12 @@ struct PairOfRows {
           if (tap != kDown - 1) continue;
           FVX_UNROLL_8
           for (int row = 0; row < 2; ++row) {
-            store_pack(to[row] + out * kLanes, sums[row][kTerms - 1]);
+            store_pack(to[row] + n * kLanes, sums[row][kTerms - 1]);
             FVX_UNROLL_8
             for (int k = kTerms - 1; k > 0; --k) sums[row][k] = sums[row][k - 1];
             sums[row][0] = V{};
           }
-          ++out;
+          ++n;
         }
       }
       // The last ones are the next block's first.
@@ -256,6 +286,7 @@ class Worker {
     int64_t pair = next * kUp + y_.up.phase(begin * kDown) / 2 * 2;  // number of its first row
     for (int64_t row = begin; row < end; row += kAtOnce) {
       const int64_t stop = min_of(end, row + kAtOnce);
+      out_row_ = row;
       for (const int64_t last = (stop - 1) * kDown + kTerms * kDown + y_.shift; pair < last; pair += 2) {
         if (pair / kUp == next) input_row(next++ + kTerms - 1);
         middle_rows(pair);
@@ -328,9 +359,17 @@ class Worker {
       if (mode == SlopeMask::read) read_bits(number + row - y_.shift, pair.bits[row]);
     }
     pair.taps_x = taps_x_, pair.taps_down = taps_down_;
+    pair.in = ahead(a_.x, y_.up.base + group + kTerms, a_.height, a_.width);
+    pair.out = ahead(a_.out, out_row_++, a_.out_height, a_.out_width);
     pair.slope = float(a_.slope), pair.clamp = float(a_.clamp);
     pair.run(steps_);
     for (int row = 0; mode == SlopeMask::write && row < 2; ++row) write_bits(number + row - y_.shift, pair.bits[row]);
+  }
+
+  Ahead ahead(const void* images, int64_t row, int64_t height, int64_t width) const {
+    if (row < 0 || row >= height || live_ < kLanes) return {};
+    const int64_t plane = height * width * int64_t(sizeof(T)), bytes = width * int64_t(sizeof(T));
+    return {static_cast<const char*>(images) + first_ * plane + row * bytes, plane, bytes};
   }
 
   // Row of the mask that has the slopes of middle row m, or null; and which of its columns are middle pixels of here.
@@ -412,8 +451,9 @@ class Worker {
   float *in_, *low_;  // input rows and, last, zeros; middle rows downsampled along x
   SlopeBits* bits_;   // of two rows
   float taps_x_[kUp * kTerms], taps_y_[kUp * kTerms], taps_down_[kTerms * kDown];
-  int64_t first_ = 0;  // plane
-  int live_ = 0;       // planes of the 16 that there are
+  int64_t first_ = 0;    // plane
+  int64_t out_row_ = 0;  // that is fetched next
+  int live_ = 0;         // planes of the 16 that there are
   V bias_{};
 };
 
