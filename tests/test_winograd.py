@@ -1,4 +1,4 @@
-"""Winograd's convolutions on the CPU: taken from 16 channels on, in float32, for 3 x 3 taps."""
+"""Winograd's convolutions on the CPU: in float32, for 3 x 3 taps, where few zeros make channels multiples of 16."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ CASES = {
     "several blocks of channels": (1, 144, 80, 6, 10),
     "several runs of tiles": (2, 16, 64, 64, 37),
     "weights that are not kept": (1, 384, 448, 31, 30),
+    "channels of StyleGAN3": (1, 181, 203, 9, 11),
+    "zeros on one side": (2, 64, 61, 6, 5),
 }
 
 
@@ -124,9 +126,10 @@ def test_upsampling_by_the_kernel():
 
 @pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
 @pytest.mark.parametrize("noise_images", [0, 1, 2])
-def test_what_follows_in_the_same_pass(act, noise_images):
-    x, w, styles = images(2, 16, 9, 6), images(32, 16, 3, 3, 1), images(2, 16, 1, 1, 2).flatten(1)
-    bias = images(1, 32, 1, 1, 4).flatten()
+@pytest.mark.parametrize("channels, out", [(16, 32), (29, 57)], ids=str)
+def test_what_follows_in_the_same_pass(channels, out, act, noise_images):
+    x, w, styles = images(2, channels, 9, 6), images(out, channels, 3, 3, 1), images(2, channels, 1, 1, 2).flatten(1)
+    bias = images(1, out, 1, 1, 4).flatten()
     noise = images(noise_images, 1, 9, 6, 3) if noise_images else None
     wide = [t if t is None else t.double() for t in (x, w, styles, noise, bias)]
     exact = modulated_reference(
@@ -135,6 +138,16 @@ def test_what_follows_in_the_same_pass(act, noise_images):
     y = fastvfx.modulated_conv2d(
         x, w, styles, noise=noise, bias=bias, padding=1, act=act, gain=1.5, clamp=3.0
     )  # fmt: skip
+    assert off(y, exact) < TOLERANCE
+
+
+def test_scales_that_all_images_share():
+    x, w, styles = images(2, 16, 5, 6), images(16, 16, 3, 3, 1), images(2, 16, 1, 1, 2).flatten(1)
+    exact = modulated_reference(
+        x.double(), w.double(), styles.double(), None, None, 1, 1, (1, 1, 1, 1), None, False, True, True, None,
+        "linear", None, None, None,
+    )  # fmt: skip
+    y = fastvfx.modulated_conv2d(x, w, styles, padding=1, demodulate=False, normalize=True)
     assert off(y, exact) < TOLERANCE
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _ext
@@ -21,7 +22,8 @@ from ._torch_conv2d import Geometry
 Epilogue = tuple[Tensor | None, Tensor | None, Tensor | None, int, float, float, float | None]
 NOTHING: Epilogue = (None, None, None, 0, 0.0, 1.0, None)
 
-_CHANNELS = 16  # both counts of channels are multiples of it
+_CHANNELS = 16  # what both counts of channels are rounded up to
+_MOST_FOR_ZEROS = 1.3  # times the products without them: more, and oneDNN is as fast
 
 
 def takes(x: Tensor, w: Tensor) -> bool:
@@ -31,11 +33,14 @@ def takes(x: Tensor, w: Tensor) -> bool:
         and x.device.type == "cpu"
         and _ext._C is not None
         and tuple(w.shape[2:]) == (3, 3)
-        and w.shape[0] % _CHANNELS == 0
-        and w.shape[1] % _CHANNELS == 0
+        and _whole(w.shape[0]) * _whole(w.shape[1]) <= _MOST_FOR_ZEROS * w.shape[0] * w.shape[1]
         and x.numel() > 0
         and w.numel() > 0
     )
+
+
+def _whole(channels: int) -> int:
+    return -(-channels // _CHANNELS) * _CHANNELS
 
 
 def fprop(x: Tensor, s: Tensor | None, w: Tensor, geometry: Geometry, after: Epilogue = NOTHING) -> Tensor | None:
@@ -88,14 +93,18 @@ def _run(
     transforms: Tensor,
     after: Epilogue,
 ) -> Tensor | None:
-    x = x.contiguous(memory_format=torch.channels_last)
     if w.dtype is not torch.float32 or w.stride(3) != 1 or w.stride(2) != 3:
         w = w.to(torch.float32).contiguous()
     out, channels = (1, 0) if swapped else (0, 1)
-    n, phases = x.shape[0], transforms.shape[1]
+    n, phases, out_channels = x.shape[0], transforms.shape[1], w.shape[out]
     height, width = size[0] * phases, size[1] * phases
+    more = [_whole(k) - k for k in w.shape[:2]]
+    if any(more):
+        w = F.pad(w, [0, 0, 0, 0, 0, more[1], 0, more[0]])
+    x = _last(x, w.shape[channels])
     y = large_empty((n, height, width, w.shape[out]), x.dtype, x.device).permute(0, 3, 1, 2)
     scale, noise, bias, act, alpha, gain, clamp = after
+    s, scale, bias = _rows(s, w.shape[channels]), _rows(scale, w.shape[out]), _rows(bias, w.shape[out])
     finite = kernel("winograd_fwd", x.device)(
         n, (w.shape[channels], w.shape[out]), tuple(x.shape[2:]), size, padding, phases, ptr(x), ptr(s), ptr(w),
         w.stride(out), w.stride(channels), ptr(transforms),
@@ -103,7 +112,25 @@ def _run(
          noise is not None and noise.shape[0] > 1, ptr(bias)),
         ptr(y), torch.get_num_threads(),
     )  # fmt: skip
-    return y if finite else None
+    return y[:, :out_channels] if finite else None
+
+
+def _last(x: Tensor, channels: int) -> Tensor:
+    """``x`` (N, C, H, W) channels_last, with zeros behind its channels up to ``channels``."""
+    if x.shape[1] == channels:
+        return x.contiguous(memory_format=torch.channels_last)
+    n, have, height, width = x.shape
+    wide = large_empty((n, height, width, channels), x.dtype, x.device)
+    wide[..., :have] = x.permute(0, 2, 3, 1)
+    wide[..., have:] = 0
+    return wide.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor | None, columns: int) -> Tensor | None:
+    """(..., C), contiguous, with zeros up to ``columns``."""
+    if x is not None and x.shape[-1] < columns:
+        return F.pad(x, [0, columns - x.shape[-1]])
+    return None if x is None else x.contiguous()
 
 
 # --- transforms of weights --------------------------------------------------------------------------------------------
