@@ -120,7 +120,7 @@ def pretrain(options: Pretrain) -> int:
         return _interrupted(trainer, out)
     if trainer.history:
         squares = config.video.kind != "tokens" and options.hidden_vectors == "regression"
-        unit = "nats; of video, mean squared errors" if squares else "nats"
+        unit = "nats; video: squared error" if squares else "nats"
         loss_curves(out / "loss.png", trainer.history, "Pre-training", unit)
     results, names = {}, {}
     for what, part in (("training clips", learned), ("held-out clips", held)):

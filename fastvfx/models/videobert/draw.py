@@ -35,7 +35,7 @@ def loss_curves(path: PathLike, history: Sequence[dict[str, float]], title: str,
     last = history[-1]
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_title(f"{last['step']:.0f} steps, {last['seconds']:.0f} s", loc="right", fontsize=9, color=GRAY)
-    axes.set(xlabel="step", ylabel=f"term of the loss, {unit}", ylim=(0, None), xlim=(0, last["step"]))
+    axes.set(xlabel="step", ylabel=f"term of the loss\n({unit})", ylim=(0, None), xlim=(0, last["step"]))
     axes.grid(color="#e3e7eb", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=2)

@@ -121,7 +121,7 @@ def attention_over_frames(path: PathLike, system: System, looks: Sequence[Look])
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2, pad=1)
     figure.text(0.44, 0.3 / height, "attention, in units of an even spread", fontsize=8, color=GRAY, ha="right")
-    save_figure(figure, path, dpi=100)
+    save_figure(figure, path, dpi=80)
 
 
 def _read(system: System, look: Look) -> tuple[Tensor, list[tuple[int, float]]]:
