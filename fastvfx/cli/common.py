@@ -117,17 +117,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+_BAR = 20  # characters
+
+
 @contextmanager
 def progress(what: str, total: float) -> Iterator[Any]:
     """A progress bar on stderr; yields ``advance(done, text)``."""
     rich = require("rich.progress", extra="cli", purpose="progress bars")
     console = require("rich.console", extra="cli", purpose="progress bars").Console(stderr=True)
+    # Where a terminal is narrow, the text gives way, not the bar and what it is of.
+    room = max(console.width - len(what) - _BAR - 17, 8)
+    column = require("rich.table", extra="cli", purpose="progress bars").Column(max_width=room, no_wrap=True)
     columns = (
         rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
+        rich.BarColumn(_BAR),
         rich.TaskProgressColumn(),
         rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[text]}"),
+        rich.TextColumn("{task.fields[text]}", table_column=column),
     )
     with rich.Progress(*columns, console=console, refresh_per_second=4) as bar:
         task = bar.add_task(what, total=total, text="")
