@@ -1,5 +1,5 @@
 // Forward: tile by tile, softmax in one pass over the keys (Milakov and Gimelshein 2018; Dao et al. 2022).
-#include "attention_products.h"
+#include "attention_keys.h"
 #include "attention_scores.h"
 #include "attention_tilings.h"
 #include "fastvfx/kernels.h"
@@ -14,37 +14,33 @@ template <class T, class E>
 class Forward {
   using A = acc_t<E>;
   using P = Products<E>;
-  static constexpr int kKeys = is_pairs<E> ? 256 : 128;  // taken at once: scores of 64 lanes stay in L1
+  static constexpr int kKeys = 128;  // taken at once: scores of 64 lanes stay in L1
+  // Sums are (queries, dim_v), but for bf16, whose left operands must lie row by row: (dim_v, queries).
+  static constexpr bool kByQuery = !is_pairs<E>;
 
  public:
-  Forward(const AttentionFwd& a, int lanes, Tiles* tiles)
+  Forward(const AttentionFwd& a, const PackedKeys<T, E>& ahead, int lanes, Tiles* tiles)
       : a_(a),
         products_{tiles},
-        width_(padded<E>(a.dim)),
-        width_v_(padded<E>(a.dim_v)),
+        width_(ahead.width),
+        width_v_(ahead.width_v),
         rows_(lanes),
         block_(kKeys),
-        bad_(2 * kKeys),
-        operands_(lanes * width_ * 2 + kKeys * (width_ + width_v_) +
-                  (is_pairs<E> ? kKeys * (lanes + 2 * width_v_) : 0)),
-        sums_(int64_t(kKeys) * lanes + lanes * (width_v_ + round_up(a.dim_v, kLaneStep) + 4) + max_of(a.dim, a.dim_v)) {
+        keys_(a, ahead, kKeys),
+        operands_(lanes * width_ * 2 + (is_pairs<E> ? kKeys * lanes : 0)),
+        sums_(int64_t(kKeys) * lanes + lanes * (width_v_ + round_up(a.dim_v, kLaneStep) + 7) + a.dim) {
     E* e = operands_.data();
     q_rows_ = e, e += lanes * width_;
     q_ = e, e += lanes * width_;
-    k_ = e, e += kKeys * width_;
-    v_ = e, e += kKeys * width_v_;
-    weights_ = e, e += is_pairs<E> ? kKeys * lanes : 0;
-    v_pairs_ = e, e += is_pairs<E> ? kKeys * width_v_ : 0;
-    v_turned_ = e;
+    weights_ = e;
     A* s = sums_.data();
-    scores_ = s, s += int64_t(kKeys) * lanes;
-    out_ = s, s += lanes * width_v_;
-    out_rows_ = s, s += lanes * round_up(a.dim_v, kLaneStep);
-    scale_ = s, s += lanes;
-    top_ = s, s += lanes;
-    new_top_ = s, s += lanes;
-    total_ = s, s += lanes;
+    const auto sums = [&](int64_t n) { return s += n, s - n; };
+    scores_ = sums(int64_t(kKeys) * lanes), out_ = sums(lanes * width_v_);
+    out_rows_ = sums(lanes * round_up(a.dim_v, kLaneStep));
+    scale_ = sums(lanes), unit_ = sums(lanes), log2e_ = sums(lanes);
+    top_ = sums(lanes), new_top_ = sums(lanes), total_ = sums(lanes), shift_ = sums(lanes);
     row_ = s;
+    for (int l = 0; l < lanes; ++l) log2e_[l] = kLog2e<A>;
   }
 
   // Heads first_head to first_head + heads - 1, which share a head of keys, of one batch.
@@ -67,7 +63,7 @@ class Forward {
   void load_queries(int64_t batch, int64_t first_head) {
     const A* tables = static_cast<const A*>(a_.rotary);
     for (int l = 0; l < rows_.lanes; ++l) {
-      scale_[l] = A(a_.scale);
+      scale_[l] = A(a_.scale), unit_[l] = A(a_.scale) * kLog2e<A>;
       top_[l] = kNone<A>, total_[l] = A(0);
       E* to = q_rows_ + l * width_;
       if (l >= rows_.n) {
@@ -78,76 +74,91 @@ class Forward {
       const T* from = row_of<T>(a_.q, batch, token, first_head + rows_.head[l]);
       const bool finite =
           pack_row(from, a_.dim, width_, to, tables ? tables + token * a_.dim : nullptr, a_.rotary_halves, row_);
-      if (!finite) scale_[l] = kNan<A>;
+      if (!finite) scale_[l] = unit_[l] = kNan<A>;
     }
     P::pack_right_transposed(q_rows_, width_, rows_.lanes, is_pairs<E> ? width_ : a_.dim, q_);
   }
 
   void attend(const ScoreMaker<A>& make_scores, int64_t batch, int64_t kv_head, bool first) {
     const int lanes = rows_.lanes, n = block_.n;
-    const AttentionTensor &k = block_.extra ? a_.extra_k : a_.k, &v = block_.extra ? a_.extra_v : a_.v;
-    const A* tables = block_.extra ? nullptr : static_cast<const A*>(a_.kv_rotary);
-    bool *const bad_k = bad_.data(), *const bad_v = bad_k + kKeys;
-    const int bad_keys =
-        pack_keys<E, T>(block_, k, batch, kv_head, a_.dim, width_, tables, a_.rotary_halves, k_, row_, bad_k);
-    const int bad_values =
-        pack_keys<E, T>(block_, v, batch, kv_head, a_.dim_v, width_v_, nullptr, false, v_, row_, bad_v);
-    products_.template multiply_into<false>(n, lanes, is_pairs<E> ? width_ : a_.dim, Left<E>{k_, width_, 1}, q_,
+    keys_.load(block_, batch, kv_head);
+    products_.template multiply_into<false>(n, lanes, is_pairs<E> ? width_ : a_.dim, Left<E>{keys_.k, width_, 1}, q_,
                                             P::right_row(lanes), scores_, lanes);
-    for (int l = 0; l < lanes; ++l) new_top_[l] = top_[l];
-    make_scores(rows_, block_, scale_, bad_keys ? bad_k : nullptr, scores_, nullptr, new_top_);
+    const A* unit = log2e_;  // what makes exponents of 2 of scores
+    if (make_scores.plain() && !keys_.bad_k) {
+      unit = unit_;
+      make_scores.mask(rows_, block_, scores_);
+    } else {
+      make_scores(rows_, block_, scale_, keys_.bad_k, scores_, nullptr);
+    }
+    __builtin_memcpy(new_top_, top_, size_t(lanes) * sizeof(A));
+    raise_top(scores_, n, lanes, unit, new_top_);
     rescale(first);
-    weigh();
-    if (a_.dropout > 0) drop(make_scores);
     // Rows of the last block of a bf16 product are filled up with zeros.
     const int64_t depth = is_pairs<E> ? round_up(n, 32) : n;
-    const E* weights = P::right_of_sums(scores_, n, depth, lanes, weights_);
-    const Left<E> values = P::left_transposed(v_, width_v_, n, depth, width_v_, v_pairs_, v_turned_);
+    const E* weights = weigh_block(make_scores, unit, depth);
     if (first) {
-      products_.template multiply_into<false>(a_.dim_v, lanes, depth, values, weights, P::right_row(lanes), out_,
-                                              lanes);
+      add_values<false>(weights, depth);
     } else {
-      products_.template multiply_into<true>(a_.dim_v, lanes, depth, values, weights, P::right_row(lanes), out_, lanes);
+      add_values<true>(weights, depth);
     }
-    for (int i = 0; i < n && bad_values; ++i) {
-      if (bad_v[i]) add_not_finite(row_of<T>(v, batch, block_.token[i], kv_head), scores_ + int64_t(i) * lanes);
+    for (int i = 0; i < n && keys_.bad_v; ++i) {
+      const AttentionTensor& v = block_.extra ? a_.extra_v : a_.v;
+      if (!keys_.bad_v[i]) continue;
+      add_not_finite(row_of<T>(v, batch, block_.token[i], kv_head), scores_ + int64_t(i) * lanes);
     }
   }
 
-  // What there is so far, as multiples of exp of the new greatest score.
+  // What there is so far, as multiples of 2 to the new greatest exponent.
   void rescale(bool first) {
     const int lanes = rows_.lanes;
-    A* factor = top_;
     bool same = true;
     for (int l = 0; l < lanes; ++l) {
-      const A top = new_top_[l] == kNone<A> ? A(0) : new_top_[l];
       same &= top_[l] == new_top_[l];
-      factor[l] = top_[l] == kNone<A> ? A(0) : exp_of_score(top_[l] - top);
+      shift_[l] = new_top_[l] == kNone<A> ? A(0) : new_top_[l];
     }
+    A* const factor = top_;
     if (!first && !same) {
+      for (int l = 0; l < lanes; l += Simd<A>::kLanes) {
+        Simd<A>::store(factor + l, exp2_of_score(Simd<A>::load(top_ + l) - Simd<A>::load(shift_ + l)));
+      }
       FVX_SIMD
       for (int l = 0; l < lanes; ++l) total_[l] *= factor[l];
-      for (int64_t c = 0; c < a_.dim_v; ++c) {
-        A* row = out_ + c * lanes;
+      const int64_t n = kByQuery ? rows_.n : a_.dim_v, row = kByQuery ? width_v_ : lanes;
+      for (int64_t r = 0; r < n; ++r) {
+        A* const sums = out_ + r * row;
         FVX_SIMD
-        for (int l = 0; l < lanes; ++l) row[l] *= factor[l];
+        for (int64_t c = 0; c < row; ++c) sums[c] *= kByQuery ? factor[r] : factor[c];
       }
     }
-    for (int l = 0; l < lanes; ++l) top_[l] = new_top_[l];
+    __builtin_memcpy(top_, new_top_, size_t(lanes) * sizeof(A));
   }
 
-  void weigh() {
-    const int lanes = rows_.lanes;
-    A* shift = new_top_;
-    for (int l = 0; l < lanes; ++l) shift[l] = top_[l] == kNone<A> ? A(0) : top_[l];
-    for (int i = 0; i < block_.n; ++i) {
-      A* row = scores_ + int64_t(i) * lanes;
-      FVX_SIMD
-      for (int l = 0; l < lanes; ++l) {
-        const A w = exp_of_score(row[l] - shift[l]);
-        row[l] = w;
-        total_[l] += w;
+  // Scores become weights; returned is the operand of them.
+  const E* weigh_block(const ScoreMaker<A>& make_scores, const A* unit, [[maybe_unused]] int64_t depth) {
+    const int lanes = rows_.lanes, n = block_.n;
+#if defined(FVX_BF16_OPERANDS)
+    if constexpr (is_pairs<E>) {
+      if (a_.dropout == 0 && !keys_.bad_v && has_bf16()) {
+        weigh_in_pairs(scores_, n, int(depth), lanes, unit, shift_, total_, weights_);
+        return weights_;
       }
+    }
+#endif
+    weigh(scores_, n, lanes, unit, shift_, total_);
+    if (a_.dropout > 0) drop(make_scores);
+    return P::right_of_sums(scores_, n, depth, lanes, weights_);
+  }
+
+  template <bool kAdd>
+  void add_values(const E* weights, int64_t depth) {
+    const int lanes = rows_.lanes;
+    if constexpr (kByQuery) {
+      products_.template multiply_into<kAdd>(rows_.n, width_v_, depth, Left<E>{weights, 1, lanes}, keys_.v, width_v_,
+                                             out_, width_v_);
+    } else {
+      products_.template multiply_into<kAdd>(a_.dim_v, lanes, depth, keys_.turned_values(depth), weights,
+                                             P::right_row(lanes), out_, lanes);
     }
   }
 
@@ -163,33 +174,37 @@ class Forward {
 
   // A value of which some channels are not finite, for the queries that attend it; the others are summed already.
   void add_not_finite(const T* value, const A* weights) {
+    const int64_t of_lane = kByQuery ? width_v_ : 1, of_channel = kByQuery ? 1 : rows_.lanes;
     for (int64_t c = 0; c < a_.dim_v; ++c) {
       const A x = to_acc(value[c]);
       if (!not_finite(x)) continue;
-      for (int l = 0; l < rows_.lanes; ++l) {
-        if (!(weights[l] == A(0))) out_[c * rows_.lanes + l] += weights[l] * x;
+      for (int l = 0; l < rows_.n; ++l) {
+        if (!(weights[l] == A(0))) out_[l * of_lane + c * of_channel] += weights[l] * x;
       }
     }
   }
 
   void store(int64_t batch, int64_t first_head, bool empty) {
     const int lanes = rows_.lanes;
-    const int64_t n_q = n_queries(a_), row = round_up(a_.dim_v, kLaneStep);
-    if (empty) __builtin_memset(out_, 0, size_t(a_.dim_v * lanes) * sizeof(A));
-    A* factor = scale_;
-    for (int l = 0; l < lanes; ++l) factor[l] = total_[l] == A(0) ? A(0) : A(1) / (total_[l] * A(1 - a_.dropout));
-    for (int64_t c = 0; c < a_.dim_v; ++c) {
-      A* sums = out_ + c * lanes;
-      FVX_SIMD
-      for (int l = 0; l < lanes; ++l) sums[l] *= factor[l];
-    }
-    transpose(out_, lanes, a_.dim_v, lanes, out_rows_, row);
+    const int64_t n_q = n_queries(a_), row = kByQuery ? width_v_ : round_up(a_.dim_v, kLaneStep);
+    if (empty) __builtin_memset(out_, 0, size_t(width_v_ * lanes) * sizeof(A));
+    if (!kByQuery) transpose(out_, lanes, a_.dim_v, lanes, out_rows_, row);
+    A* const sums = kByQuery ? out_ : out_rows_;
     for (int l = 0; l < rows_.n; ++l) {
       const int64_t head = first_head + rows_.head[l], token = rows_.token[l];
-      T* out = static_cast<T*>(a_.out) + ((batch * n_q + token) * a_.heads + head) * a_.dim_v;
-      narrow<T>(out_rows_ + l * row, int(a_.dim_v), out);
+      T* const out = static_cast<T*>(a_.out) + ((batch * n_q + token) * a_.heads + head) * a_.dim_v;
+      const A factor = total_[l] == A(0) ? A(0) : A(1) / (total_[l] * A(1 - a_.dropout));
+      A* const from = sums + l * row;
+      if constexpr (std::is_same_v<T, A>) {
+        FVX_SIMD
+        for (int64_t c = 0; c < a_.dim_v; ++c) out[c] = from[c] * factor;
+      } else {
+        FVX_SIMD
+        for (int64_t c = 0; c < a_.dim_v; ++c) from[c] *= factor;
+        narrow<T>(from, int(a_.dim_v), out);
+      }
       A* lse = static_cast<A*>(a_.lse) + (batch * a_.heads + head) * n_q + token;
-      *lse = total_[l] == A(0) ? kNone<A> : top_[l] + A(std::log(total_[l]));
+      *lse = total_[l] == A(0) ? kNone<A> : (top_[l] + A(std::log2(total_[l]))) * kLn2<A>;
     }
   }
 
@@ -198,11 +213,11 @@ class Forward {
   const int64_t width_, width_v_;
   Rows rows_;
   KeyBlock block_;
-  Scratch<bool> bad_;
+  BlockKeys<T, E> keys_;
   Scratch<E> operands_;
   Scratch<A> sums_;
-  E *q_rows_, *q_, *k_, *v_, *weights_, *v_pairs_, *v_turned_;
-  A *scores_, *out_, *out_rows_, *scale_, *top_, *new_top_, *total_, *row_;
+  E *q_rows_, *q_, *weights_;
+  A *scores_, *out_, *out_rows_, *scale_, *unit_, *log2e_, *top_, *new_top_, *total_, *shift_, *row_;
   const Tiling* tiling_ = nullptr;
   int64_t tile_ = -1;
 };
@@ -214,10 +229,11 @@ void forward(const AttentionFwd& a) {
   const int64_t groups = a.heads / heads;
   // Tiles of one batch and group of heads are neighbours: they read the same keys.
   const int64_t total = tilings.total_tiles() * a.batch;
+  const PackedKeys<T, E> ahead(a, !tilings.each_key_once(), false, true);
   const int64_t grain = max_of(total / (int64_t(a.threads) * 16), int64_t(1));
   parallel_for(a.threads, total, grain, [&](int64_t begin, int64_t end) {
     Tiles tiles(is_pairs<E> && active_amx());
-    Forward<T, E> attend(a, tilings.max_lanes(), &tiles);
+    Forward<T, E> attend(a, ahead, tilings.max_lanes(), &tiles);
     tilings.each(begin, end, groups, [&](const Tiling& tiling, int64_t tile, int64_t batch, int64_t group) {
       attend(tiling, tile, heads, batch, group * heads);
     });

@@ -8,6 +8,7 @@
 
 #include "attention_tile.h"
 #include "convert.h"
+#include "gemm.h"
 
 FVX_BEGIN_ISA
 
@@ -23,6 +24,56 @@ bool all_finite(const E* x, int64_t n) {
 #pragma omp simd reduction(| : bad)
   for (int64_t i = 0; i < n; ++i) bad |= not_finite(x[i]);
   return !bad;
+}
+
+#if defined(__AVX512BW__) && defined(__GNUC__)
+// Zero times what is not finite is NaN.
+inline bool any_nan(__m512 x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+inline bool any_nan(__m512d x) { return _mm512_cmp_pd_mask(x, x, _CMP_UNORD_Q); }
+#elif defined(__GNUC__)
+template <class V>
+bool any_nan(V x) {
+  bool any = false;
+  for (size_t l = 0; l < sizeof(V) / sizeof(x[0]); ++l) any |= x[l] != x[l];
+  return any;
+}
+#else
+template <class V>
+bool any_nan(V x) {
+  return x != x;
+}
+#endif
+
+// Copies n numbers; false if some are not finite.
+template <class E>
+bool copy_finite(const E* from, int64_t n, E* to) {
+  using S = Simd<E>;
+  int64_t c = 0;
+  typename S::V zeros{};
+  for (; c + S::kLanes <= n; c += S::kLanes) {
+    const typename S::V x = S::load(from + c);
+    zeros += x * typename S::V{};
+    S::store(to + c, x);
+  }
+  bool finite = !any_nan(zeros);
+  for (; c < n; ++c) to[c] = from[c], finite &= !not_finite(from[c]);
+  return finite;
+}
+inline bool copy_finite(const bf16* from, int64_t n, bf16* to) {
+  int64_t c = 0;
+  bool finite = true;
+#if defined(__AVX512BW__) && defined(__GNUC__)
+  const __m512i top = _mm512_set1_epi16(0x7f80);
+  __mmask32 bad = 0;
+  for (; c + 32 <= n; c += 32) {
+    const __m512i x = _mm512_loadu_si512(from + c);
+    bad |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(x, top), top);
+    _mm512_storeu_si512(to + c, x);
+  }
+  finite = !bad;
+#endif
+  for (; c < n; ++c) to[c] = from[c], finite &= !not_finite(from[c]);
+  return finite;
 }
 
 // Turns pairs of channels by angles given as cosine and sine; kBack: by the negative angles.
@@ -49,17 +100,20 @@ void turn(A* x, int64_t dim, const A* table, bool halves) {
 template <class E, class T>
 bool pack_row(const T* from, int64_t n, int64_t width, E* to, const acc_t<T>* table, bool halves, acc_t<T>* room) {
   using A = acc_t<T>;
+  bool finite;
   if (table) {
     widen(from, int(n), room);
     turn<false>(room, n, table, halves);
     narrow<E>(room, int(n), to);
+    finite = all_finite(to, n);
   } else if constexpr (sizeof(T) == sizeof(E)) {
-    __builtin_memcpy(to, from, size_t(n) * sizeof(E));
+    finite = copy_finite(from, n, to);
   } else {
     widen(from, int(n), to);
+    finite = all_finite(to, n);
   }
   for (int64_t i = n; i < width; ++i) to[i] = from_acc<E>(A(0));
-  if (all_finite(to, n)) return true;
+  if (finite) return true;
   for (int64_t i = 0; i < n; ++i) {
     if (not_finite(to[i])) to[i] = from_acc<E>(A(0));
   }

@@ -15,6 +15,9 @@ namespace {
 
 constexpr int kAxes = 3;
 
+inline int64_t n_queries(const Attention& a) { return int64_t(a.q_grid[0]) * a.q_grid[1] * a.q_grid[2]; }
+inline int64_t n_keys(const Attention& a) { return int64_t(a.k_grid[0]) * a.k_grid[1] * a.k_grid[2]; }
+
 // Key number i of a list: those of the sink, then first, first + step, ...
 struct KeyList {
   int32_t n_sink, first, step, n_steps;
@@ -139,6 +142,21 @@ class Tiling {
   int64_t n_tiles() const { return int64_t(counts_[0]) * counts_[1] * counts_[2]; }
   int max_rows() const { return max_rows_; }  // tokens of the largest tile
   const int32_t* order(int x) const { return orders_[x]->order(); }
+  // Whether the lists of keys of the chunks of every axis are a partition of its keys.
+  bool each_key_once() const {
+    for (int x = 0; x < kAxes; ++x) {
+      Scratch<int32_t> owners(axes[x].n_k);
+      for (int32_t k = 0; k < axes[x].n_k; ++k) owners.data()[k] = 0;
+      for (int32_t c = 0; c < counts_[x]; ++c) {
+        const KeyList& keys = chunks_[x].data()[c].keys;
+        for (int32_t i = 0; i < keys.size(); ++i) ++owners.data()[keys.at(i)];
+      }
+      for (int32_t k = 0; k < axes[x].n_k; ++k) {
+        if (owners.data()[k] != 1) return false;
+      }
+    }
+    return true;
+  }
   void tile(int64_t number, const Chunk* (&of)[kAxes]) const {
     of[2] = chunks_[2].data() + number % counts_[2];
     of[1] = chunks_[1].data() + number / counts_[2] % counts_[1];

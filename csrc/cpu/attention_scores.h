@@ -1,14 +1,11 @@
 // From products to scores: scale, softcap, biases, and -inf where a query may not attend. Scores are (keys, lanes).
 #pragma once
 
-#include "attention_tile.h"
+#include "attention_softmax.h"
 
 FVX_BEGIN_ISA
 
 namespace {
-
-template <class A>
-constexpr A kNone = A(-__builtin_inf());
 
 template <class A>
 constexpr A kNan = A(__builtin_nan(""));
@@ -25,6 +22,7 @@ struct ScoreMaker {
     first_bias = ((a.bias_batch > 1 ? batch * a.heads : 0) + first_head) * n_q * n_k;
     bias = a.bias ? static_cast<const A*>(a.bias) + first_bias : nullptr;
     for (int x = 0; x < kAxes; ++x) has_sink |= tiling.axes[x].sink > 0;
+    is_plain = !relative && !bias && !(a.softcap > 0) && a.scale > 0;
   }
 
   // Of a query's row in the bias, from that of the first head and query.
@@ -37,13 +35,13 @@ struct ScoreMaker {
     return index;
   }
 
+  // Whether products are scores but for the scale, which is positive, and for what mask() does.
+  bool plain() const { return is_plain; }
+
   // s: products of queries and keys, becomes scores. scale: of each lane. bad: keys that are not finite, or null.
-  // slopes: receives the derivative of the softcap, or null. top: becomes the greatest of each lane, or null.
-  void operator()(const Rows& rows, const KeyBlock& block, const A* scale, const bool* bad, A* s, A* slopes,
-                  A* top) const {
+  // slopes: receives the derivative of the softcap, or null.
+  void operator()(const Rows& rows, const KeyBlock& block, const A* scale, const bool* bad, A* s, A* slopes) const {
     const int lanes = rows.lanes;
-    const bool masks = !block.extra && (block.partial[0] || block.partial[1] || block.partial[2]);
-    const bool biased = !block.extra && (relative || bias);
     for (int i = 0; i < block.n; ++i) {
       A* row = s + int64_t(i) * lanes;
       if (softcap > A(0)) {
@@ -56,18 +54,21 @@ struct ScoreMaker {
         for (int l = 0; l < lanes; ++l) row[l] = kNan<A>;
       }
     }
-    if (biased && bias) add_bias(rows, block, s);
+    if (!block.extra && bias) add_bias(rows, block, s);
+    mask(rows, block, s, !block.extra && relative);
+  }
+
+  // -inf for the pairs that are not allowed, and biases by distance for those that are, if wanted.
+  void mask(const Rows& rows, const KeyBlock& block, A* s, bool with_relative = false) const {
+    const bool masks = !block.extra && (block.partial[0] || block.partial[1] || block.partial[2]);
+    if (!masks && !with_relative) return;
     for (int i = 0; i < block.n; ++i) {
-      A* row = s + int64_t(i) * lanes;
+      A* row = s + int64_t(i) * rows.lanes;
       if (masks) allow(rows, block, i);
-      if (biased && relative) add_relative(rows, block, i, masks, row);
-      if (masks) {
-        FVX_SIMD
-        for (int l = 0; l < lanes; ++l) row[l] = rows.allowed[l] ? row[l] : kNone<A>;
-      }
-      if (!top) continue;
+      if (with_relative) add_relative(rows, block, i, masks, row);
+      if (!masks) continue;
       FVX_SIMD
-      for (int l = 0; l < lanes; ++l) top[l] = top[l] < row[l] ? row[l] : top[l];
+      for (int l = 0; l < rows.lanes; ++l) row[l] = rows.allowed[l] ? row[l] : kNone<A>;
     }
   }
 
@@ -75,7 +76,7 @@ struct ScoreMaker {
   const A *relative, *bias;
   int64_t n_q, n_k, first_bias;
   int32_t dilation[kAxes];
-  bool has_sink = false;
+  bool has_sink = false, is_plain;
 
  private:
   void cap(const A* scale, A* row, A* slopes, int lanes) const {

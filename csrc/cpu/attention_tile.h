@@ -104,6 +104,13 @@ struct KeyBlock {
     for (int x = 0; x < kAxes; ++x) at[x] = token + (x + 1) * most;
   }
 
+  // Whether the keys lie side by side.
+  bool run() const {
+    bool all = true;
+    for (int i = 0; i < n; ++i) all &= token[i] == token[0] + i;
+    return all;
+  }
+
   int capacity, n = 0;
   bool extra = false, partial[kAxes] = {false, false, false};
   int32_t* token;      // of extras: their number

@@ -7,9 +7,6 @@ FVX_BEGIN_ISA
 
 namespace {
 
-inline int64_t n_queries(const Attention& a) { return int64_t(a.q_grid[0]) * a.q_grid[1] * a.q_grid[2]; }
-inline int64_t n_keys(const Attention& a) { return int64_t(a.k_grid[0]) * a.k_grid[1] * a.k_grid[2]; }
-
 // Whether bf16 is multiplied as it is, instead of widened.
 inline bool bf16_operands(const Attention& a) {
 #if defined(FVX_BF16_OPERANDS)
@@ -36,6 +33,8 @@ class Tilings {
       pattern_of_.data()[g] = a.of_head[g * groups_.together];
       total_tiles_ += of_group(g).n_tiles();
     }
+    each_key_once_ = groups_.per_kv_head == 1 && !a.blocks && !a.n_extra && !a.kv_mask;
+    for (int p = 0; p < count_; ++p) each_key_once_ &= tilings_[p].each_key_once();
   }
   ~Tilings() { delete[] tilings_; }
   Tilings(const Tilings&) = delete;
@@ -44,6 +43,8 @@ class Tilings {
   const HeadGroups& groups() const { return groups_; }
   const Tiling& of_group(int64_t group) const { return tilings_[pattern_of_.data()[group]]; }
   int max_lanes() const { return max_lanes_; }
+  // Whether every key of every head belongs to one tile, and no key to none.
+  bool each_key_once() const { return each_key_once_; }
   int64_t total_tiles() const { return total_tiles_; }  // of all heads of one batch
 
   // done(tiling, tile, batch, group) for numbers begin to end of total_tiles() times batch.
@@ -66,6 +67,7 @@ class Tilings {
   Scratch<int32_t> pattern_of_;
   int max_lanes_ = kLaneStep;
   int64_t total_tiles_ = 0;
+  bool each_key_once_ = false;
 };
 
 // In units of one pair of query and key, by how fast that is multiplied.
