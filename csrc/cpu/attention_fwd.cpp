@@ -85,9 +85,9 @@ class Forward {
     products_.template multiply_into<false>(n, lanes, is_pairs<E> ? width_ : a_.dim, Left<E>{keys_.k, width_, 1}, q_,
                                             P::right_row(lanes), scores_, lanes);
     const A* unit = log2e_;  // what makes exponents of 2 of scores
-    if (make_scores.plain() && !keys_.bad_k) {
+    if (make_scores.plain()) {
       unit = unit_;
-      make_scores.mask(rows_, block_, scores_);
+      make_scores.mask(rows_, block_, keys_.bad_k, scores_);
     } else {
       make_scores(rows_, block_, scale_, keys_.bad_k, scores_, nullptr);
     }
@@ -139,8 +139,9 @@ class Forward {
     const int lanes = rows_.lanes, n = block_.n;
 #if defined(FVX_BF16_OPERANDS)
     if constexpr (is_pairs<E>) {
-      if (a_.dropout == 0 && !keys_.bad_v && has_bf16()) {
+      if (a_.dropout == 0 && has_bf16()) {
         weigh_in_pairs(scores_, n, int(depth), lanes, unit, shift_, total_, weights_);
+        if (keys_.bad_v) weigh(scores_, n, lanes, unit, shift_, new_top_);  // for add_not_finite(); sums are not used
         return weights_;
       }
     }
@@ -234,9 +235,14 @@ void forward(const AttentionFwd& a) {
   parallel_for(a.threads, total, grain, [&](int64_t begin, int64_t end) {
     Tiles tiles(is_pairs<E> && active_amx());
     Forward<T, E> attend(a, ahead, tilings.max_lanes(), &tiles);
-    tilings.each(begin, end, groups, [&](const Tiling& tiling, int64_t tile, int64_t batch, int64_t group) {
+    const auto one = [&](const Tiling& tiling, int64_t tile, int64_t batch, int64_t group) {
       attend(tiling, tile, heads, batch, group * heads);
-    });
+    };
+    if (tilings.each_key_once()) {
+      tilings.each_by_tile(begin, end, groups, one);
+    } else {
+      tilings.each(begin, end, groups, one);
+    }
   });
 }
 

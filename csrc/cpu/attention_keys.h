@@ -151,7 +151,7 @@ class BlockKeys {
     k = ahead_.k(batch, head), v = ahead_.v(batch, head);
     if (block.run()) {
       k += first * width_, v += first * width_v_;
-      bad_k = k_flags ? k_flags + first : nullptr, bad_v = v_flags ? v_flags + first : nullptr;
+      bad_k = if_any(k_flags ? k_flags + first : nullptr), bad_v = if_any(v_flags ? v_flags + first : nullptr);
       return;
     }
     E *const to_k = rows_.data(), *const to_v = to_k + capacity_ * width_;
@@ -196,7 +196,15 @@ class BlockKeys {
   const bool* flags_of(const bool* of_head, int64_t extra, bool* room) const {
     if (!of_head) return nullptr;
     for (int i = 0; i < block_->n; ++i) room[i] = of_head[extra + block_->token[i]];
-    return room;
+    return if_any(room);
+  }
+
+  // Keys of other blocks must not matter, not even to the last bit.
+  const bool* if_any(const bool* flags) const {
+    for (int i = 0; flags && i < block_->n; ++i) {
+      if (flags[i]) return flags;
+    }
+    return nullptr;
   }
 
   Left<E> turned(const E* rows, int64_t width, const E* (PackedKeys<T, E>::*ready)(int64_t, int64_t, int64_t) const,

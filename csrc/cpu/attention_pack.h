@@ -44,6 +44,43 @@ bool any_nan(V x) {
 }
 #endif
 
+#if defined(__AVX512BW__) && defined(__GNUC__)
+inline float sum_lanes(__m512 x) { return _mm512_reduce_add_ps(x); }
+inline double sum_lanes(__m512d x) { return _mm512_reduce_add_pd(x); }
+#elif defined(__GNUC__)
+template <class V>
+auto sum_lanes(V x) {
+  auto sum = x[0];
+  for (size_t l = 1; l < sizeof(V) / sizeof(x[0]); ++l) sum += x[l];
+  return sum;
+}
+#else
+template <class V>
+V sum_lanes(V x) {
+  return x;
+}
+#endif
+
+template <class T>
+acc_t<T> dot(const T* a, const T* b, int64_t n) {
+  using A = acc_t<T>;
+  using S = Simd<A>;
+  int64_t c = 0;
+  typename S::V sums{};
+  for (; c + S::kLanes <= n; c += S::kLanes) {
+    A wide[2][S::kLanes];
+    if constexpr (std::is_same_v<T, A>) {
+      sums += S::load(a + c) * S::load(b + c);
+    } else {
+      widen(a + c, S::kLanes, wide[0]), widen(b + c, S::kLanes, wide[1]);
+      sums += S::load(wide[0]) * S::load(wide[1]);
+    }
+  }
+  A sum = sum_lanes(sums);
+  for (; c < n; ++c) sum += to_acc(a[c]) * to_acc(b[c]);
+  return sum;
+}
+
 // Copies n numbers; false if some are not finite.
 template <class E>
 bool copy_finite(const E* from, int64_t n, E* to) {

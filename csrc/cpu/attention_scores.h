@@ -50,20 +50,21 @@ struct ScoreMaker {
         FVX_SIMD
         for (int l = 0; l < lanes; ++l) row[l] *= scale[l];
       }
-      if (bad && bad[i]) {
-        for (int l = 0; l < lanes; ++l) row[l] = kNan<A>;
-      }
     }
     if (!block.extra && bias) add_bias(rows, block, s);
-    mask(rows, block, s, !block.extra && relative);
+    mask(rows, block, bad, s, !block.extra && relative);
   }
 
-  // -inf for the pairs that are not allowed, and biases by distance for those that are, if wanted.
-  void mask(const Rows& rows, const KeyBlock& block, A* s, bool with_relative = false) const {
+  // NaN for keys that are not finite, -inf for the pairs that are not allowed, and biases by distance for those that
+  // are, if wanted.
+  void mask(const Rows& rows, const KeyBlock& block, const bool* bad, A* s, bool with_relative = false) const {
     const bool masks = !block.extra && (block.partial[0] || block.partial[1] || block.partial[2]);
-    if (!masks && !with_relative) return;
+    if (!masks && !with_relative && !bad) return;
     for (int i = 0; i < block.n; ++i) {
       A* row = s + int64_t(i) * rows.lanes;
+      if (bad && bad[i]) {
+        for (int l = 0; l < rows.lanes; ++l) row[l] = kNan<A>;
+      }
       if (masks) allow(rows, block, i);
       if (with_relative) add_relative(rows, block, i, masks, row);
       if (!masks) continue;

@@ -3,6 +3,7 @@
 
 #include "attention_keys.h"
 #include "attention_scores.h"
+#include "stream.h"
 
 FVX_BEGIN_ISA
 
@@ -16,7 +17,8 @@ struct KeySums {
   A *g_k, *g_v;
 };
 
-// What one thread works in, for tiles of up to `lanes` queries.
+// What one thread works in, for tiles of up to `lanes` queries. `streams`: whether gradients pass the caches, until
+// stream_fence().
 template <class T, class E>
 class TileBackward {
   using A = acc_t<E>;
@@ -25,9 +27,10 @@ class TileBackward {
   static constexpr bool kByQuery = !is_pairs<E>;
 
  public:
-  TileBackward(const AttentionBwd& a, const PackedKeys<T, E>& ahead, int lanes, Tiles* tiles)
+  TileBackward(const AttentionBwd& a, const PackedKeys<T, E>& ahead, int lanes, bool streams, Tiles* tiles)
       : a_(a),
         products_{tiles},
+        streams_(streams),
         width_(ahead.width),
         width_v_(ahead.width_v),
         rows_(lanes),
@@ -109,10 +112,7 @@ class TileBackward {
       // A query that is not finite spoils the gradients of all that it attends.
       lse_[l] = !finite ? kNan<A> : lse == kNone<A> ? A(0) : lse * kLog2e<A>;
       const T* out = row_of<T>(a_.out, batch, token, head);
-      A delta = A(0);
-#pragma omp simd reduction(+ : delta)
-      for (int64_t c = 0; c < a_.dim_v; ++c) delta += to_acc(g_out[c]) * to_acc(out[c]);
-      delta_[l] = delta - (a_.g_lse ? static_cast<const A*>(a_.g_lse)[at] : A(0));
+      delta_[l] = dot(g_out, out, a_.dim_v) - (a_.g_lse ? static_cast<const A*>(a_.g_lse)[at] : A(0));
     }
     P::pack_right_transposed(q_rows_, width_, rows_.lanes, depth_of(a_.dim), q_);
     P::pack_right_transposed(g_rows_, width_v_, rows_.lanes, depth_of(a_.dim_v), g_);
@@ -131,9 +131,9 @@ class TileBackward {
     products_.template multiply_into<false>(n, lanes, depth_of(a_.dim_v), Left<E>{keys_.v, width_v_, 1}, g_,
                                             P::right_row(lanes), g_scores_, lanes);
     A* const slopes = a_.softcap > 0 ? slopes_ : nullptr;
-    const bool plain = make_scores.plain() && !keys_.bad_k;
+    const bool plain = make_scores.plain();
     if (plain) {
-      make_scores.mask(rows_, block_, weights_);
+      make_scores.mask(rows_, block_, keys_.bad_k, weights_);
     } else {
       make_scores(rows_, block_, scale_, keys_.bad_k, weights_, slopes);
     }
@@ -282,20 +282,20 @@ class TileBackward {
   }
 
   void store_row(const A* from, int64_t n, A scale, const A* table, T* to) {
-    if constexpr (std::is_same_v<T, A>) {
-      FVX_SIMD
-      for (int64_t c = 0; c < n; ++c) to[c] = from[c] * scale;
-      if (table) turn<true>(to, n, table, a_.rotary_halves);
-    } else {
-      FVX_SIMD
-      for (int64_t c = 0; c < n; ++c) row_[c] = from[c] * scale;
-      if (table) turn<true>(row_, n, table, a_.rotary_halves);
-      narrow<T>(row_, int(n), to);
+    A* const row = std::is_same_v<T, A> && !streams_ ? reinterpret_cast<A*>(to) : row_;
+    FVX_SIMD
+    for (int64_t c = 0; c < n; ++c) row[c] = from[c] * scale;
+    if (table) turn<true>(row, n, table, a_.rotary_halves);
+    if constexpr (!std::is_same_v<T, A>) {
+      narrow<T>(row, int(n), to);
+    } else if (streams_) {
+      stream(row, to, n * int64_t(sizeof(T)));
     }
   }
 
   const AttentionBwd& a_;
   const Products<E> products_;
+  const bool streams_;
   const int64_t width_, width_v_;
   Rows rows_;
   KeyBlock block_;

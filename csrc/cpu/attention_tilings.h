@@ -33,8 +33,8 @@ class Tilings {
       pattern_of_.data()[g] = a.of_head[g * groups_.together];
       total_tiles_ += of_group(g).n_tiles();
     }
-    each_key_once_ = groups_.per_kv_head == 1 && !a.blocks && !a.n_extra && !a.kv_mask;
-    for (int p = 0; p < count_; ++p) each_key_once_ &= tilings_[p].each_key_once();
+    each_key_once_ = count_ == 1 && groups_.per_kv_head == 1 && !a.blocks && !a.n_extra && !a.kv_mask;
+    each_key_once_ = each_key_once_ && tilings_[0].each_key_once();
   }
   ~Tilings() { delete[] tilings_; }
   Tilings(const Tilings&) = delete;
@@ -60,6 +60,15 @@ class Tilings {
     }
   }
 
+  // The same where each_key_once() holds: tile by tile, heads side by side, for they are neighbours in memory and share
+  // all that is known of a tile.
+  template <class Done>
+  void each_by_tile(int64_t begin, int64_t end, int64_t n_groups, const Done& done) const {
+    const Tiling& tiling = of_group(0);
+    const int64_t n_tiles = tiling.n_tiles();
+    for (int64_t n = begin; n < end; ++n) done(tiling, n / n_groups % n_tiles, n / n_groups / n_tiles, n % n_groups);
+  }
+
  private:
   HeadGroups groups_;
   int count_;
@@ -73,12 +82,12 @@ class Tilings {
 // In units of one pair of query and key, by how fast that is multiplied.
 template <class E>
 TileCost forward_cost() {
-  return is_pairs<E> ? TileCost{128, 32, 16, 512} : TileCost{64, 5, 4, 128};
+  return is_pairs<E> ? TileCost{128, 32, 16, 512} : TileCost{128, 5, 4, 128};
 }
 
 template <class E>
 TileCost backward_cost() {
-  return is_pairs<E> ? TileCost{128, 48, 16, 512} : TileCost{64, 5, 4, 128};
+  return is_pairs<E> ? TileCost{128, 48, 16, 512} : TileCost{128, 5, 4, 128};
 }
 
 }  // namespace
