@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...attention_blocks import relative_bias_of_swin
 from .._tensors import read_tensors
@@ -15,6 +15,8 @@ from ..checkpoint import CheckpointError, PathLike, fill
 from .config import SwinConfig, VideoTransformerConfig
 from .encoder import VideoTransformer
 from .swin import SwinTransformer3d
+
+M = TypeVar("M", bound=nn.Module)
 
 #: Ours to the names that others have for it; a tuple is stacked.
 _Names = Mapping[str, Sequence[str | tuple[str, ...]]]
@@ -119,7 +121,7 @@ def load_timesformer(
         channels=project.shape[1],
         dim=project.shape[0],
         depth=depth,
-        n_heads=project.shape[0] // _HEAD_DIM if n_heads is None else n_heads,
+        n_heads=max(project.shape[0] // _HEAD_DIM, 1) if n_heads is None else n_heads,
         mlp_ratio=_ratio(state["blocks.0.mlp.0.weight"]),
         norm_eps=1e-6,
         n_classes=source.fill_classes(state),
@@ -135,12 +137,12 @@ def load_vivit(
     n_heads: int | None = None,
     clip: tuple[int, int, int] = (32, 224, 224),
 ) -> VideoTransformer:
-    """A ViViT with joint attention, the first model of Arnab et al. (2021), which is the one that was released.
+    """A ViViT with joint attention, the first model of Arnab et al. (2021), which is the one that Hugging Face has.
 
     It takes clips ``(batch, frames, 3, height, width)``, normalised as in its training.
 
     Args:
-        weights: a file, or a state dict, in the names of Hugging Face's code. What `VivitModel` adds to the class
+        weights: a file, or a state dict, in the names of Hugging Face's code. What ``VivitModel`` adds to the class
             token for pooling is left out.
         n_heads: heads of the attention, which no name tells; ``None``: one for each 64 channels.
         clip: frames, height and width in pixels, which the table of positions does not tell apart.
@@ -165,7 +167,7 @@ def load_vivit(
         channels=project.shape[1],
         dim=project.shape[0],
         depth=depth,
-        n_heads=project.shape[0] // _HEAD_DIM if n_heads is None else n_heads,
+        n_heads=max(project.shape[0] // _HEAD_DIM, 1) if n_heads is None else n_heads,
         mlp_ratio=_ratio(state["blocks.0.mlp.0.weight"]),
         positions="joint",
         norm_eps=1e-6,
@@ -333,7 +335,7 @@ class _Source:
         tells = "no relative_position_index" if index is None else f"{len(index)} tokens and {len(table)} distances"
         raise CheckpointError(f"{self.where}: expected the argument window, got {tells}, which tell no square window")
 
-    def filled(self, model: Any, state: dict[str, Tensor]) -> Any:
+    def filled(self, model: M, state: dict[str, Tensor]) -> M:
         """The model with all of that, and nothing of the file left over."""
         if self.left:
             raise CheckpointError(
