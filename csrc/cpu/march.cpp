@@ -12,7 +12,7 @@ FVX_BEGIN_ISA
 
 namespace {
 
-constexpr int64_t kTileRays = 256;
+constexpr int64_t kTileRays = 512;
 
 int64_t tiles_of(int64_t n_rays) { return (n_rays + kTileRays - 1) / kTileRays; }
 

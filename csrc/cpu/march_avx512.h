@@ -16,7 +16,7 @@ FVX_BEGIN_ISA
 
 // Parts of the rays of a tile, by component, padded for loads of a full vector.
 struct Lanes {
-  static constexpr int capacity = 1024;
+  static constexpr int capacity = 2048;
   static constexpr int padded = capacity + 16;
   int size = 0;
   alignas(64) float a[3][padded], b[3][padded], inverse[3][padded], shifted[3][padded];
