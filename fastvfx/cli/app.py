@@ -36,6 +36,7 @@ class Train:
     DATA is a folder with transforms.json (instant-ngp, nerfstudio) or transforms_train.json (Blender), or such a file.
     Writes into OUT: checkpoint.safetensors, metrics.json, the held-out views beside the truth in test/, and film.mp4.
     Without --max-seconds and --max-steps training takes a minute. Ctrl-C ends it early and keeps what was learned.
+    --backend is for the training: pictures are always rendered the fastest way.
 
     Example: fastvfx nerf train examples/still_life --out runs/still_life --max-seconds 60
     """
@@ -50,8 +51,6 @@ class Train:
     device: Device = "cpu"
     """Where to train."""
     backend: Backend = "auto"
-    """auto: the native kernels where they were built; native: these or an error; reference: plain PyTorch. Of training;
-    pictures are always rendered the fastest way."""
     seed: Seed = 0
     resume: Resume = False
     downscale: int = 1

@@ -215,6 +215,8 @@ class Caption:
     Example: fastvfx video caption runs/captions/checkpoint.safetensors clips/bird.mkv --beams 4
 
     Example: fastvfx video caption runs/clips/checkpoint.safetensors bird.mkv --fill "a person signs the word [MASK]"
+
+    Example: fastvfx video caption runs/frames/checkpoint.safetensors bird.mkv --fill "a [MASK] sings" --attention a.png
     """
 
     checkpoint: Checkpoint
