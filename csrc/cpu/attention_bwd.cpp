@@ -61,19 +61,15 @@ void backward_by_tile(const AttentionBwd& a, const Tilings& tilings) {
   const int64_t grain = max_of((total + most - 1) / most, int64_t(1)), chunks = (total + grain - 1) / grain;
   const Sums<A> tables(a.g_relative_bias ? chunks * a.heads * table : 0);
   const PackedKeys<T, E> none(a, false, false, false);
-  const int64_t rows = a.batch * (n_queries(a) * a.heads + n_keys(a) * a.kv_heads);
-  const bool streams =
-      (rows * a.dim + a.batch * n_keys(a) * a.kv_heads * a.dim_v) * int64_t(sizeof(T)) >= kStreamedBytes;
   parallel_for(a.threads, total, grain, [&](int64_t begin, int64_t end) {
     Tiles tiles(is_pairs<E> && active_amx());
-    TileBackward<T, E> work(a, none, tilings.max_lanes(), streams, &tiles);
+    TileBackward<T, E> work(a, none, tilings.max_lanes(), &tiles);
     A* const g_table = a.g_relative_bias ? tables.at(begin / grain * a.heads * table) : nullptr;
     if (g_table) set_zero(g_table, a.heads * table);
     tilings.each_by_tile(begin, end, groups, [&](const Tiling& tiling, int64_t tile, int64_t batch, int64_t group) {
       work(tiling, tile, heads, batch, group * heads, KeySums<A>{true, nullptr, nullptr},
            g_table ? g_table + group * heads * table : nullptr);
     });
-    stream_fence();
   });
   if (a.g_relative_bias) add_tables(tables, a.heads, chunks, a.heads * table, table, table, a.g_relative_bias);
 }
@@ -109,7 +105,7 @@ void backward(const AttentionBwd& a) {
 
   parallel_for(a.threads, n_tasks, 1, [&](int64_t begin, int64_t end) {
     Tiles tiles(is_pairs<E> && active_amx());
-    TileBackward<T, E> work(a, ahead, tilings.max_lanes(), false, &tiles);
+    TileBackward<T, E> work(a, ahead, tilings.max_lanes(), &tiles);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slice = task % tasks.slices, range = task / tasks.slices % tasks.ranges;
       const int64_t head = task / tasks.slices / tasks.ranges;
@@ -142,7 +138,7 @@ void backward(const AttentionBwd& a) {
   if (sliced) {
     parallel_for(a.threads, a.kv_heads * a.batch, 1, [&](int64_t begin, int64_t end) {
       Tiles none(false);
-      TileBackward<T, E> work(a, ahead, kLaneStep, false, &none);
+      TileBackward<T, E> work(a, ahead, kLaneStep, &none);
       for (int64_t i = begin; i < end; ++i) {  // ranges are single batches
         A* const sums = of_slices.at(i * tasks.slices * numbers);
         for (int64_t s = 1; s < tasks.slices; ++s) {

@@ -3,7 +3,6 @@
 
 #include "attention_keys.h"
 #include "attention_scores.h"
-#include "stream.h"
 
 FVX_BEGIN_ISA
 
@@ -17,8 +16,7 @@ struct KeySums {
   A *g_k, *g_v;
 };
 
-// What one thread works in, for tiles of up to `lanes` queries. `streams`: whether gradients pass the caches, until
-// stream_fence().
+// What one thread works in, for tiles of up to `lanes` queries.
 template <class T, class E>
 class TileBackward {
   using A = acc_t<E>;
@@ -27,10 +25,9 @@ class TileBackward {
   static constexpr bool kByQuery = !is_pairs<E>;
 
  public:
-  TileBackward(const AttentionBwd& a, const PackedKeys<T, E>& ahead, int lanes, bool streams, Tiles* tiles)
+  TileBackward(const AttentionBwd& a, const PackedKeys<T, E>& ahead, int lanes, Tiles* tiles)
       : a_(a),
         products_{tiles},
-        streams_(streams),
         width_(ahead.width),
         width_v_(ahead.width_v),
         rows_(lanes),
@@ -282,20 +279,15 @@ class TileBackward {
   }
 
   void store_row(const A* from, int64_t n, A scale, const A* table, T* to) {
-    A* const row = std::is_same_v<T, A> && !streams_ ? reinterpret_cast<A*>(to) : row_;
+    A* const row = std::is_same_v<T, A> ? reinterpret_cast<A*>(to) : row_;
     FVX_SIMD
     for (int64_t c = 0; c < n; ++c) row[c] = from[c] * scale;
     if (table) turn<true>(row, n, table, a_.rotary_halves);
-    if constexpr (!std::is_same_v<T, A>) {
-      narrow<T>(row, int(n), to);
-    } else if (streams_) {
-      stream(row, to, n * int64_t(sizeof(T)));
-    }
+    if constexpr (!std::is_same_v<T, A>) narrow<T>(row, int(n), to);
   }
 
   const AttentionBwd& a_;
   const Products<E> products_;
-  const bool streams_;
   const int64_t width_, width_v_;
   Rows rows_;
   KeyBlock block_;
