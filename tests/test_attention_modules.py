@@ -278,6 +278,8 @@ def test_dropout_comes_from_torch_s_generator() -> None:
         (lambda: relative_bias_of_swin(torch.zeros(4, 2), (2, 2, 2)), r"expected a table of shape \(27, heads\), got"),
         (lambda: VideoTransformerConfig("sparse"), "VideoTransformerConfig: expected attention to be one of joint"),
         (lambda: VideoTransformerConfig(clip=(8, 30, 32)), r"expected clip in whole patches of \(1, 16, 16\), got"),
+        (lambda: VideoTransformerConfig(positions="none"), "expected positions to be separate or joint, got 'none'"),
+        (lambda: VideoTransformerConfig(gelu="fast"), "expected gelu to be none or tanh, got 'fast'"),
         (lambda: SwinConfig(depths=(2, 2)), "SwinConfig: expected as many depths as n_heads"),
         (lambda: VideoTransformer(VideoTransformerConfig(dim=24, depth=1))(torch.zeros(1, 8, 1, 224, 224)), "PatchEmb"),
     ],
