@@ -38,6 +38,7 @@ void bind_frequency(py::module_& m);
 void bind_occupancy(py::module_& m);
 void bind_spherical_harmonics(py::module_& m);
 void bind_square_sums(py::module_& m);
+void bind_transpose(py::module_& m);
 void bind_upfirdn2d(py::module_& m);
 void bind_winograd(py::module_& m);
 

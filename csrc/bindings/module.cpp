@@ -55,6 +55,7 @@ PYBIND11_MODULE(_C, m) {
   bind_occupancy(m);
   bind_spherical_harmonics(m);
   bind_square_sums(m);
+  bind_transpose(m);
   bind_upfirdn2d(m);
   bind_winograd(m);
 }

@@ -117,13 +117,33 @@ def _run(
 
 def _last(x: Tensor, channels: int) -> Tensor:
     """``x`` (N, C, H, W) channels_last, with zeros behind its channels up to ``channels``."""
-    if x.shape[1] == channels:
-        return x.contiguous(memory_format=torch.channels_last)
     n, have, height, width = x.shape
-    wide = large_empty((n, height, width, channels), x.dtype, x.device)
-    wide[..., :have] = x.permute(0, 2, 3, 1)
-    wide[..., have:] = 0
-    return wide.permute(0, 3, 1, 2)
+    if not x.is_contiguous() and have == channels:
+        return x.contiguous(memory_format=torch.channels_last)
+    y = large_empty((n, height, width, channels), x.dtype, x.device)
+    if x.is_contiguous():
+        _transpose(n, have, height * width, height * width, channels, x, y)
+    else:
+        y[..., :have] = x.permute(0, 2, 3, 1)
+        y[..., have:] = 0
+    return y.permute(0, 3, 1, 2)
+
+
+def laid_out(y: Tensor, layout: torch.memory_format) -> Tensor:
+    """A result of :func:`fprop` and others, which are channels_last, in either layout."""
+    n, channels, height, width = y.shape
+    pitch = y.stride(3)  # the channels that it was computed with
+    if layout is torch.channels_last or y.is_contiguous() or y.stride(1) != 1 or y.numel() == 0:
+        return y.contiguous(memory_format=layout)
+    to = large_empty((n, channels, height, width), y.dtype, y.device)
+    _transpose(n, height * width, channels, pitch, height * width, y, to)
+    return to
+
+
+def _transpose(batch: int, rows: int, columns: int, pitch: int, to_pitch: int, x: Tensor, y: Tensor) -> None:
+    kernel("transpose", x.device)(
+        (batch, rows, columns), (pitch, to_pitch), ptr(x), ptr(y), torch.get_num_threads()
+    )  # fmt: skip
 
 
 def _rows(x: Tensor | None, columns: int) -> Tensor | None:

@@ -93,7 +93,7 @@ def _fwd(x, s, w, scale, noise, bias, act, alpha, gain, clamp, finished, *geomet
     after = (scale, noise, bias, act, alpha, gain, clamp)
     by_winograd = winograd.fprop(x, s, w, geometry, after if finished else winograd.NOTHING)
     if by_winograd is not None:
-        return by_winograd.contiguous(memory_format=layout)
+        return winograd.laid_out(by_winograd, layout)
     if s is not None and _scales_weights(x, w, geometry):
         wide = x.to(compute_dtype(x, True))
         parts = [by_torch.fprop(wide[i : i + 1], w * s[i, :, None, None], geometry) for i in range(len(x))]
@@ -123,7 +123,7 @@ def _images(like: Tensor, channels: int, height: int, width: int, dtype: torch.d
 def _dgrad(g, w, height, width, *geometry):
     x = winograd.dgrad(g, w, _geometry(*geometry), (height, width))
     if x is not None:
-        return x.contiguous(memory_format=layout_of(g))
+        return winograd.laid_out(x, layout_of(g))
     return by_torch.dgrad(g, w, _geometry(*geometry), (height, width))
 
 
@@ -135,7 +135,9 @@ def _dgrad_fake(g, w, height, width, *geometry):
 def _up_fwd(x, s, w, f, size, pad, flip, scale, noise, bias, act, alpha, gain, clamp):
     after = (scale, noise, bias, act, alpha, gain, clamp)
     y = winograd.upsampled(x, s, w, f, pad, size, flip, after)
-    if y is None:
+    if y is not None:
+        y = winograd.laid_out(y, layout_of(x))
+    else:
         # The transposed convolution has kernel - 1 pixels more at each end.
         f = x.new_ones((1, 1), dtype=accumulate_dtype(x.dtype)) if f is None else f
         y = by_torch.fprop(_scaled(x, s), w, Geometry(2, transposed=True, flip=not flip))

@@ -15,6 +15,7 @@
 #include "fastvfx/offsets.h"
 #include "fastvfx/spherical_harmonics.h"
 #include "fastvfx/square_sums.h"
+#include "fastvfx/transpose.h"
 #include "fastvfx/upfirdn2d.h"
 #include "fastvfx/winograd.h"
 
