@@ -14,7 +14,7 @@ template <class T, class E>
 class Forward {
   using A = acc_t<E>;
   using P = Products<E>;
-  static constexpr int kKeys = 128;  // taken at once: scores of 64 lanes stay in L1
+  static constexpr int kKeys = is_pairs<E> ? 256 : 128;  // taken at once
   // Sums are (queries, dim_v), but for bf16, whose left operands must lie row by row: (dim_v, queries).
   static constexpr bool kByQuery = !is_pairs<E>;
 

@@ -32,7 +32,7 @@ class PackedKeys {
   using P = Products<E>;
 
  public:
-  static constexpr int kTurned = 128;  // keys of a turned block
+  static constexpr int kTurned = 256;  // keys of a turned block
 
   // `use`: else nothing is packed. Turned blocks are for bf16, whose left operands must lie row by row.
   PackedKeys(const Attention& a, bool use, bool turned_k, bool turned_v)
@@ -49,7 +49,7 @@ class PackedKeys {
         room_(use ? a.batch * heads_ * (size_k_ + size_v_ + size_turned_k_ + size_turned_v_) : 0),
         bad_(use ? a.batch * heads_ * (2 * n_rows_ + 2) : 0) {
     if (!use) return;
-    constexpr int64_t kRows = 2 * kTurned;
+    constexpr int64_t kRows = kTurned;
     const int64_t parts = (n_rows_ + kRows - 1) / kRows, count = a.batch * heads_;
     for (int64_t i = 0; i < count; ++i) bad_.at(i * (2 * n_rows_ + 2))[0] = bad_.at(i * (2 * n_rows_ + 2))[1] = false;
     parallel_for(a.threads, count * parts, 1, [&](int64_t begin, int64_t end) {

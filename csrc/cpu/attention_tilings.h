@@ -82,12 +82,12 @@ class Tilings {
 // In units of one pair of query and key, by how fast that is multiplied.
 template <class E>
 TileCost forward_cost() {
-  return is_pairs<E> ? TileCost{128, 32, 16, 512} : TileCost{128, 5, 4, 128};
+  return is_pairs<E> ? TileCost{128, 32, 16, 512} : TileCost{128, 20, 4, 128};
 }
 
 template <class E>
 TileCost backward_cost() {
-  return is_pairs<E> ? TileCost{128, 48, 16, 512} : TileCost{128, 5, 4, 128};
+  return is_pairs<E> ? TileCost{128, 48, 16, 512} : TileCost{128, 40, 10, 500};
 }
 
 }  // namespace
