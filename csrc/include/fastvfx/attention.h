@@ -68,28 +68,6 @@ struct AttentionBwd : Attention {
 
 FVX_BEGIN_ISA
 
-// exp(x) of a score less the greatest of its row, or less its log-sum-exp: x is at most about 0, so that one power of
-// two is enough. The polynomial is that of exp_pair(). NaN passes through; below -87.3 the result is 0.
-FVX_HD float exp_of_score(float x) {
-  const float lo = -87.33654f;
-  const float c = x < lo ? lo : x;
-  const float magic = 12582912.0f;
-  const float shifted = c * 1.44269504f + magic;
-  const float n = shifted - magic;
-  float r = c - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  float q = 1.38888889e-3f;
-  q = q * r + 8.33333333e-3f;
-  q = q * r + 4.16666667e-2f;
-  q = q * r + 1.66666667e-1f;
-  q = q * r + 0.5f;
-  const float e = 1.0f + (r + (r * r) * q);
-  // The integer n stands in the low bits of `shifted`.
-  const float power = bits_to_float((float_to_bits(shifted) << 23) + 0x3f800000u);
-  return x < lo ? 0.0f : e * power;
-}
-FVX_HD double exp_of_score(double x) { return ::exp(x); }
-
 // Dropout: whether the weight of a key is kept, a function of seed, batch, head, query and key alone.
 FVX_HD uint64_t dropout_row(uint64_t mixed_seed, int64_t row) {
   return mix64(mixed_seed + uint64_t(row) * golden_step);
