@@ -1,5 +1,5 @@
 // An image of 32 x 32 with 64 channels: convolved to 64, and to 32 with the phases of an upsampling by 2. And the
-// squares of such a weight.
+// squares of such a weight, and the image transposed from planes to pixels.
 #include <memory>
 
 #include "driver.h"
@@ -46,9 +46,17 @@ std::function<void()> squares() {
   return [data, a] { cpu::square_sums(a); };
 }
 
+std::function<void()> to_pixels() {
+  auto data = std::make_shared<Data>();
+  const int64_t pixels = kSize * kSize;
+  const Transpose a{1, kIn, pixels, pixels, kIn, data->x.data(), data->y.data(), 1};
+  return [data, a] { cpu::transpose(a); };
+}
+
 const Register plain("winograd_fwd", [] { return convolution(1, 64); });
 const Register up("winograd_fwd_up2", [] { return convolution(2, 32); });
 const Register sums("square_sums", squares);
+const Register pixels("transpose", to_pixels);
 
 }  // namespace
 }  // namespace fastvfx
